@@ -1,0 +1,58 @@
+"""``raytrain-xai``: the command group, and how errors leave the process.
+
+Exit codes: 0 done, 1 a run failed, 2 wrong input. One line on stderr names what was wrong; ``--debug`` shows the stack.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+
+import click
+
+from raytrain_xai import __version__
+from raytrain_xai.cli.config import config_group
+from raytrain_xai.cli.data import data_group
+from raytrain_xai.cli.model import eval_command, explain_command, report_command
+from raytrain_xai.cli.train import resume_command, train_command
+from raytrain_xai.errors import RunError, XaiError
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(__version__)
+@click.option("--debug", is_flag=True, help="Show the full traceback of an error.")
+def cli(debug: bool) -> None:
+    """Train, measure and explain vision models whose explanations lie on the object."""
+    logging.basicConfig(level=logging.DEBUG if debug else logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+
+
+cli.add_command(data_group)
+cli.add_command(train_command)
+cli.add_command(resume_command)
+cli.add_command(eval_command)
+cli.add_command(explain_command)
+cli.add_command(report_command)
+cli.add_command(config_group)
+
+
+def main() -> None:
+    """Entry point of the console script."""
+    debug = "--debug" in sys.argv[1:]
+    try:
+        code = cli.main(standalone_mode=False)
+    except click.exceptions.Abort:
+        _stop("interrupted", 130)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(2)
+    except XaiError as error:
+        if debug:
+            raise
+        _stop(" ".join(str(error).split()), 1 if isinstance(error, RunError) else 2)
+    else:
+        sys.exit(code if isinstance(code, int) else 0)
+
+
+def _stop(message: str, code: int) -> None:
+    click.echo(f"error: {message}", err=True)
+    sys.exit(code)

@@ -1,0 +1,23 @@
+"""Errors a user can cause or must act on. Every message says what was wrong, what was expected and what to do."""
+
+from __future__ import annotations
+
+
+class XaiError(Exception):
+    """Base of all errors raised on purpose by this package; the command line prints it without a traceback."""
+
+
+class ConfigError(XaiError):
+    """A configuration key, value or combination is wrong."""
+
+
+class DataError(XaiError):
+    """A data set, record or image cannot be used."""
+
+
+class CheckpointError(XaiError):
+    """Weights or a checkpoint are missing, incomplete, corrupted or of another model."""
+
+
+class RunError(XaiError):
+    """A run failed or may not go on (non-finite loss, superseded attempt, lost workers)."""

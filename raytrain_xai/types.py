@@ -1,0 +1,65 @@
+"""Plain data that travels between the layers. Frozen, no behaviour beyond moving and slicing tensors."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields, replace
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Images with labels and annotations, all on one device.
+
+    B images, C classes, R boxes (padded to the most in the batch).
+
+    Attributes:
+        images: (B, 3, H, W) uint8, RGB.
+        labels: (B, C) float32, multi-hot (one-hot for multi-class tasks).
+        boxes: (B, R, 4) float32, pixels of ``images``, (x0, y0, x1, y1), half-open.
+        box_labels: (B, R) int64, class of each box, -1 for padding.
+        masks: (B, H, W) uint8, 0 background, c + 1 for class c, 255 void; None when the data set has none.
+        has_mask: (B,) bool, False where an image of a data set with masks has no mask of its own.
+        annotated: (B,) bool, True where boxes or masks may be used for guidance (the annotation budget).
+        groups: (B,) int64, sub-population for worst-group accuracy, -1 when unknown.
+        index: (B,) int64, row of the sample in its split; stable over epochs and workers.
+        step_size: samples in the whole optimiser step, over all workers and accumulated parts.
+        step_annotated: annotated samples in the whole optimiser step.
+    """
+
+    images: Tensor
+    labels: Tensor
+    boxes: Tensor
+    box_labels: Tensor
+    masks: Tensor | None
+    has_mask: Tensor
+    annotated: Tensor
+    groups: Tensor
+    index: Tensor
+    step_size: int
+    step_annotated: int
+
+    def to(self, device: torch.device, non_blocking: bool = True) -> Batch:
+        """The same batch with every tensor on ``device``."""
+        tensors = {f.name: getattr(self, f.name) for f in fields(self)}
+        moved = {
+            name: value.to(device, non_blocking=non_blocking)
+            for name, value in tensors.items()
+            if isinstance(value, Tensor)
+        }
+        return replace(self, **moved)
+
+
+@dataclass(frozen=True)
+class StepOutput:
+    """Result of one training step.
+
+    Attributes:
+        loss: () float32 with graph; what is differentiated.
+        sums: name -> () float32 detached *sums* over the local samples, ready to be added over steps and workers.
+            ``*_sum`` entries go with a ``*_count`` entry of the same stem, so that means are exact for any sharding.
+    """
+
+    loss: Tensor
+    sums: dict[str, Tensor]
