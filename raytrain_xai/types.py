@@ -21,7 +21,8 @@ class Batch:
         box_labels: (B, R) int64, class of each box, -1 for padding.
         masks: (B, H, W) uint8, 0 background, c + 1 for class c, 255 void; None when the data set has none.
         has_mask: (B,) bool, False where an image of a data set with masks has no mask of its own.
-        annotated: (B,) bool, True where boxes or masks may be used for guidance (the annotation budget).
+        annotated_rows: (A,) int64, positions in this batch whose boxes or masks may be used for guidance (the
+            annotation budget); its length is known on the host, so selecting these rows needs no device sync.
         groups: (B,) int64, sub-population for worst-group accuracy, -1 when unknown.
         index: (B,) int64, row of the sample in its split; stable over epochs and workers.
         step_size: samples in the whole optimiser step, over all workers and accumulated parts.
@@ -34,7 +35,7 @@ class Batch:
     box_labels: Tensor
     masks: Tensor | None
     has_mask: Tensor
-    annotated: Tensor
+    annotated_rows: Tensor
     groups: Tensor
     index: Tensor
     step_size: int
