@@ -1,0 +1,158 @@
+"""Folders on a local disk or on S3 behind one small set of functions.
+
+Everything the package stores (data sets, runs, checkpoints) goes through here, so that a local folder and an
+``s3://`` address differ in nothing else. S3 credentials and region come from the usual AWS variables and
+files; another server than Amazon's is named by ``AWS_ENDPOINT_URL`` or by
+``?endpoint_override=HOST:PORT&scheme=http`` in the address.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import uuid
+from collections.abc import Generator
+from dataclasses import dataclass
+from pathlib import Path
+
+from pyarrow import fs
+
+from raytrain_xai.errors import ConfigError, DataError
+
+_TEMPORARY = ".unfinished-"  # prefix of files that a killed writer may leave; never listed
+
+
+@dataclass(frozen=True)
+class Location:
+    """A file or folder on a filesystem.
+
+    Attributes:
+        filesystem: where it lives; picklable, so a location may travel to other processes.
+        path: address on that filesystem, absolute and without scheme.
+        uri: the address as the user wrote it; for messages and for :func:`locate`.
+    """
+
+    filesystem: fs.FileSystem
+    path: str
+    uri: str
+
+    def child(self, *parts: str) -> Location:
+        """The location below this one; options at the end of an address (``?…``) are kept."""
+        base, question, options = self.uri.partition("?") if "://" in self.uri else (self.uri, "", "")
+        uri = "/".join([base.rstrip("/") or "/", *parts]) + question + options
+        return Location(self.filesystem, "/".join([self.path.rstrip("/"), *parts]), uri)
+
+    @property
+    def is_local(self) -> bool:
+        """True on the disk of this machine, where files can be memory-mapped and processes forked."""
+        return isinstance(self.filesystem, fs.LocalFileSystem)
+
+
+def locate(uri: str) -> Location:
+    """Resolve a folder (relative, absolute, ``~``), a ``file://`` or an ``s3://`` address.
+
+    Raises:
+        ConfigError: unknown scheme, no bucket, or an S3 address that the client refuses.
+    """
+    if not uri.strip():
+        raise ConfigError("an empty address; give a folder or s3://BUCKET/PATH")
+    scheme = re.match(r"([A-Za-z][A-Za-z0-9+.-]*)://", uri)
+    if scheme is None:
+        return Location(fs.LocalFileSystem(), str(Path(uri).expanduser().absolute()), uri)
+    if scheme[1].lower() not in ("file", "s3"):
+        raise ConfigError(
+            f"{uri}: scheme {scheme[1]}:// is not supported; give a folder, file:// or s3://BUCKET/PATH"
+        )
+    try:
+        filesystem, path = fs.FileSystem.from_uri(uri)
+    except (OSError, ValueError) as error:  # pyarrow's ArrowInvalid is a ValueError
+        raise ConfigError(
+            f"{uri}: {_one_line(error)}; expected s3://BUCKET/PATH[?endpoint_override=HOST:PORT]"
+        ) from error
+    if not path.strip("/"):
+        raise ConfigError(f"{uri}: no bucket or path; expected s3://BUCKET/PATH")
+    return Location(filesystem, path.rstrip("/"), uri)
+
+
+def exists(at: Location) -> bool:
+    """Whether a file or folder is there (on S3 a folder exists while something lies below it)."""
+    with _named(at, "look up"):
+        return at.filesystem.get_file_info(at.path).type != fs.FileType.NotFound
+
+
+def read_bytes(at: Location) -> bytes:
+    """Content of a file.
+
+    Raises:
+        DataError: the file is missing or cannot be read.
+    """
+    with _named(at, "read"), at.filesystem.open_input_stream(at.path) as stream:
+        return stream.read()
+
+
+def write_bytes(at: Location, data: bytes) -> None:
+    """Write a whole file or nothing: readers see the old content or the new, also after a crash.
+
+    Local: written beside the target, flushed to disk, renamed over it. S3: one object, visible when complete.
+    Missing parent folders are made.
+
+    Raises:
+        DataError: the place cannot be written.
+    """
+    with _named(at, "write"):
+        if at.is_local:
+            _replace_local(Path(at.path), data)
+            return
+        with at.filesystem.open_output_stream(at.path) as stream:
+            stream.write(data)
+
+
+def list_names(at: Location) -> list[str]:
+    """Sorted names directly below a folder (none when absent); leftovers of killed writers are hidden."""
+    with _named(at, "list"):
+        found = at.filesystem.get_file_info(fs.FileSelector(at.path, allow_not_found=True))
+    return sorted(info.base_name for info in found if not info.base_name.startswith(_TEMPORARY))
+
+
+def delete_tree(at: Location) -> None:
+    """Remove a file, or a folder with all below it; nothing happens when it is absent."""
+    with _named(at, "delete"):
+        kind = at.filesystem.get_file_info(at.path).type
+        if kind == fs.FileType.Directory:
+            at.filesystem.delete_dir(at.path)
+        elif kind != fs.FileType.NotFound:
+            at.filesystem.delete_file(at.path)
+
+
+def _replace_local(target: Path, data: bytes) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = target.with_name(f"{_TEMPORARY}{uuid.uuid4().hex}")
+    try:
+        with temporary.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(target)
+    finally:
+        temporary.unlink(missing_ok=True)
+    folder = os.open(target.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)  # the rename itself must survive a power cut
+    finally:
+        os.close(folder)
+
+
+@contextlib.contextmanager
+def _named(at: Location, action: str) -> Generator[None]:
+    """Turn filesystem errors into one that names the address."""
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise DataError(f"cannot {action} {at.uri}: it does not exist") from error
+    except OSError as error:
+        raise DataError(f"cannot {action} {at.uri}: {_one_line(error)}") from error
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())
