@@ -1,0 +1,119 @@
+"""The guided objective: classification loss plus weighted localisation loss of explanations, for one batch.
+
+L = mean BCE over samples and classes + weight · Σ over annotated images of loss(attribution of one class, its mask)
+(Rao et al., ICCV 2023, section 3; the sum over images is the released code's choice, ``reduction: mean`` divides it).
+The class of an image is drawn uniformly among its positive labels, anew at every step.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from raytrain_xai.attribution.attribute import attribute
+from raytrain_xai.attribution.tapped import TappedPass, tapped_pass
+from raytrain_xai.config import GuidanceConfig
+from raytrain_xai.data.boxes import class_mask
+from raytrain_xai.guidance.losses import LOSSES
+from raytrain_xai.guidance.postprocess import localise_map
+from raytrain_xai.models.network import Network
+from raytrain_xai.types import Batch, StepOutput
+
+_MASK32 = 0xFFFFFFFF
+
+
+class GuidanceObjective(nn.Module):
+    """Network and losses in one module, so that DDP sees a single forward and a single scalar.
+
+    The loss of a worker is scaled so that the *mean over workers*, summed over accumulated parts, is the loss of the
+    joint batch, whatever way its samples are spread.
+    """
+
+    def __init__(self, network: Network, guidance: GuidanceConfig, seed: int) -> None:
+        super().__init__()
+        self.network = network
+        self.guidance = guidance
+        self.method = guidance.attribution or network.default_attribution
+        self.seed = seed
+
+    def forward(self, batch: Batch, step: int, world_size: int) -> StepOutput:
+        """One batch, or one part of it on one worker.
+
+        Args:
+            step: optimiser step, from which the guided class of each image is drawn.
+            world_size: number of workers.
+        Returns:
+            loss and the sums ``cls_sum`` (over images; mean over classes), ``loc_sum`` and ``empty_maps_sum`` (over
+            guided images), with ``count`` and ``guided_count``.
+        """
+        rows = batch.annotated_rows
+        is_guided = self.guidance.weight > 0 and rows.numel() > 0
+        if not is_guided:
+            logits, localisation = self.network(batch.images), None
+        else:
+            tapped = tapped_pass(self.network, batch.images, self.guidance.layer)
+            logits, localisation = tapped.logits, self._localisation(tapped, batch, step)
+        cls_sum = _bce_sum(logits, batch.labels)
+        loss = cls_sum * (world_size / batch.step_size)
+        sums = {"cls_sum": cls_sum.detach(), "count": cls_sum.new_tensor(batch.labels.shape[0])}
+        if localisation is not None:
+            per_image, is_empty = localisation
+            loc_sum = per_image.sum()
+            loss = loss + loc_sum * (self.guidance.weight * self._localisation_scale(batch, world_size))
+            sums["loc_sum"] = loc_sum.detach()
+            sums["guided_count"] = cls_sum.new_tensor(rows.numel())
+            sums["empty_maps_sum"] = is_empty.sum().to(cls_sum.dtype)
+        return StepOutput(loss, sums)
+
+    def _localisation(self, tapped: TappedPass, batch: Batch, step: int) -> tuple[Tensor, Tensor]:
+        """Localisation loss (A,) of the annotated images, and which of their maps have no positive part (A,) bool."""
+        guidance, rows = self.guidance, batch.annotated_rows
+        target = draw_target(batch.labels, batch.index, seed=self.seed, step=step)
+        attribution = attribute(
+            self.network, tapped, target[rows], rows, method=self.method, layer=guidance.layer,
+            intgrad_steps=guidance.intgrad_steps,
+        )  # fmt: skip
+        mask = class_mask(batch, target, annotation=guidance.annotation, dilation=guidance.box_dilation)[rows]
+        size = (mask.shape[1], mask.shape[2])
+        attribution = localise_map(attribution, size, guidance.loss, "paper_code")
+        is_empty = attribution.detach().amax(dim=(1, 2)) <= 0
+        return LOSSES[guidance.loss](attribution, mask), is_empty
+
+    def _localisation_scale(self, batch: Batch, world_size: int) -> float:
+        if self.guidance.reduction == "sum":
+            return float(world_size)
+        return world_size / max(batch.step_annotated, 1)
+
+
+def draw_target(labels: Tensor, index: Tensor, *, seed: int, step: int) -> Tensor:
+    """One positive class per image, uniform among its labels.
+
+    The draw is a hash of (seed, step, sample), not a state: it is the same on any worker and after any restart.
+
+    Args:
+        labels: (B, C) multi-hot.
+        index: (B,) int64 sample numbers.
+    Returns:
+        (B,) int64; 0 for an image without any label (its mask is then empty).
+    """
+    positives = labels > 0
+    count = positives.sum(dim=1)
+    uniform = _hash(_hash(index & _MASK32, step), seed).to(torch.float64) / 2**32  # [0, 1)
+    pick = (uniform * count).long()  # rank of the drawn label among the positives
+    rank = positives.long().cumsum(dim=1) - 1
+    return ((rank == pick[:, None]) & positives).long().argmax(dim=1)
+
+
+def _hash(value: Tensor, salt: int) -> Tensor:
+    """32-bit avalanche of (value, salt), int64 -> int64 in [0, 2^32)."""
+    mixed = (value ^ (salt * 0x9E3779B1 & _MASK32)) & _MASK32
+    for multiplier in (0x7FEB352D, 0x2C1B3C6D):
+        mixed = ((mixed ^ (mixed >> 16)) * multiplier) & _MASK32
+    return mixed ^ (mixed >> 16)
+
+
+def _bce_sum(logits: Tensor, labels: Tensor) -> Tensor:
+    """Σ over images of the mean BCE over classes, in float32 or wider."""
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    return F.binary_cross_entropy_with_logits(logits, labels.to(logits.dtype), reduction="sum") / labels.shape[1]

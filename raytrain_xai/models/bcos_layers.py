@@ -1,0 +1,273 @@
+"""B-cos layers: convolution, linear, uncentred normalisation, logit layer, input encoding, and their linear views.
+
+Source: Böhle et al., CVPR 2022 (arXiv 2205.10268) and TPAMI 2024 (arXiv 2306.10898). State-dict keys are those of the
+public B-cos v2 checkpoints (``<layer>.linear.weight``, norms without bias). The explanation of a layer, in which the
+scale |cos|^(B-1) is a fixed factor of the linear map, is its :func:`~raytrain_xai.models.linearise.linearise` rule; the
+forward itself has no mode.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from raytrain_xai.models.fused import (
+    PATCH_EPS,
+    ConvGeometry,
+    bcos_conv2d,
+    bcos_pullback,
+    conv_input_grad,
+    patch_energy,
+    uncentered_batch_norm,
+)
+from raytrain_xai.models.linearise import DynamicLinear, Pullback, linearise, take_rows
+
+LINEAR_EPS = 1e-12  # of the published networks; outside the root
+SCALE_EPS = 1e-6  # keeps |cos|^(B-1) differentiable at 0 when B is not 2
+
+
+class _Scaled(NamedTuple):
+    """Records of a general B-cos unit: ``out = scale · winner`` with the winning filter of each MaxOut group."""
+
+    out: Tensor
+    scale: Tensor
+    winner: Tensor | None
+
+
+def unit_filters(weight: Tensor) -> Tensor:
+    """Every filter (first axis) divided by its L2 norm; no epsilon, as published."""
+    norm = torch.linalg.vector_norm(weight.flatten(1), dim=1)
+    return weight / norm.view(-1, *[1] * (weight.dim() - 1))
+
+
+class BcosConv2d(DynamicLinear):
+    """B-cos convolution without bias: y = |cos(w, patch)|^(B-1) · ŵ·patch.
+
+    Args:
+        b: exponent B >= 1; 1 is a convolution with unit filters.
+        max_out: filters per output channel, of which the largest response wins (before the scaling).
+    Raises:
+        ValueError: b < 1 or max_out < 1.
+    """
+
+    def __init__(
+        self, in_channels: int, out_channels: int, kernel_size: int | tuple[int, int], stride: int | tuple[int, int] = 1,
+        padding: int | tuple[int, int] = 0, dilation: int | tuple[int, int] = 1, groups: int = 1, *, b: float = 2.0,
+        max_out: int = 1,
+    ) -> None:  # fmt: skip
+        super().__init__()
+        if b < 1 or max_out < 1:
+            raise ValueError(f"b and max_out must be at least 1, got b={b}, max_out={max_out}")
+        self.linear = nn.Conv2d(
+            in_channels, out_channels * max_out, kernel_size, stride, padding, dilation, groups, bias=False
+        )
+        self.b = b
+        self.max_out = max_out
+        self.geometry = ConvGeometry(_pair(kernel_size), _pair(stride), _pair(padding), _pair(dilation), groups)
+
+    @property
+    def is_fused(self) -> bool:
+        """True where the hand-written derivatives apply."""
+        return self.b == 2 and self.max_out == 1 and self.geometry.groups == 1 and self.geometry.dilation == (1, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, O, h, w)."""
+        x, weight = self.operands(x)
+        if self.is_fused:
+            return bcos_conv2d(x, weight, self.geometry)[0]
+        return self.scaled(x, weight).out
+
+    def operands(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Input and unit filters in the precision of the convolution."""
+        return _autocast(x, unit_filters(self.linear.weight))
+
+    def scaled(self, x: Tensor, weight: Tensor) -> _Scaled:
+        """The general unit: any B, MaxOut, groups, dilation."""
+        g = self.geometry
+        response = F.conv2d(x, weight, None, g.stride, g.padding, g.dilation, g.groups)
+        response, winner = _max_out(response, self.max_out)
+        if self.b == 1:
+            return _Scaled(response, torch.ones_like(response), winner)
+        norm = (self._group_energy(x, response.shape[1]) + PATCH_EPS).sqrt()
+        cosine = response.abs() / norm
+        scale = cosine if self.b == 2 else (cosine + SCALE_EPS) ** (self.b - 1)
+        return _Scaled(response * scale, scale, winner)
+
+    def _group_energy(self, x: Tensor, out_channels: int) -> Tensor:
+        """Σ x² over each patch, (B, 1 or O, h, w)."""
+        g = self.geometry
+        grouped = x.unflatten(1, (g.groups, -1)).flatten(0, 1)
+        if g.dilation == (1, 1):
+            energy = patch_energy(grouped, g)
+        else:
+            squares = grouped.square().sum(dim=1, keepdim=True)
+            energy = F.conv2d(squares, squares.new_ones(1, 1, *g.kernel), None, g.stride, g.padding, g.dilation)
+        energy = energy.view(x.shape[0], g.groups, *energy.shape[2:])
+        return energy if g.groups == 1 else energy.repeat_interleave(out_channels // g.groups, dim=1)
+
+
+class BcosLinear(DynamicLinear):
+    """B-cos linear layer over the last axis, without bias: y = |cos(w, x)|^(B-1) · ŵ·x."""
+
+    def __init__(self, in_features: int, out_features: int, *, b: float = 2.0, max_out: int = 1) -> None:
+        super().__init__()
+        if b < 1 or max_out < 1:
+            raise ValueError(f"b and max_out must be at least 1, got b={b}, max_out={max_out}")
+        self.linear = nn.Linear(in_features, out_features * max_out, bias=False)
+        self.b = b
+        self.max_out = max_out
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., D) -> (..., O)."""
+        return self.scaled(*_autocast(x, unit_filters(self.linear.weight))).out
+
+    def scaled(self, x: Tensor, weight: Tensor) -> _Scaled:
+        """Records for the linear view."""
+        response = F.linear(x, weight)
+        winner = None
+        if self.max_out > 1:
+            response, winner = response.unflatten(-1, (-1, self.max_out)).max(dim=-1)
+        if self.b == 1:
+            return _Scaled(response, torch.ones_like(response), winner)
+        cosine = response.abs() / (torch.linalg.vector_norm(x, dim=-1, keepdim=True) + LINEAR_EPS)
+        scale = cosine if self.b == 2 else (cosine + SCALE_EPS) ** (self.b - 1)
+        return _Scaled(response * scale, scale, winner)
+
+
+class BatchNormUncentered2d(DynamicLinear):
+    """Batch normalisation that scales but does not shift: x / sqrt(var + eps) · weight, no bias.
+
+    ``var`` is the ordinary centred, biased variance, also in the running estimate (torch's BatchNorm2d keeps the
+    unbiased one). In training with several workers the statistics are those of the joint batch.
+    """
+
+    running_mean: Tensor
+    running_var: Tensor
+    num_batches_tracked: Tensor
+
+    def __init__(self, num_features: int, eps: float = 1e-5, momentum: float = 0.1, *, affine: bool = True) -> None:
+        super().__init__()
+        self.eps = eps
+        self.momentum = momentum
+        self.weight = nn.Parameter(torch.ones(num_features)) if affine else None
+        self.register_buffer("running_mean", torch.zeros(num_features))  # unused, kept for the public state dict
+        self.register_buffer("running_var", torch.ones(num_features))
+        self.register_buffer("num_batches_tracked", torch.tensor(0, dtype=torch.long))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) -> same."""
+        return self.scaled(x)[0]
+
+    def scaled(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """(output, scale per channel (C,)); updates the running variance in training."""
+        if not self.training:
+            inverse_std = (self.running_var + self.eps).rsqrt()
+            k = inverse_std if self.weight is None else inverse_std * self.weight
+            return x * k.view(1, -1, 1, 1).to(x.dtype), k
+        out, k, var = uncentered_batch_norm(x, self.weight, self.eps)
+        with torch.no_grad():
+            self.running_var.lerp_(var.to(self.running_var.dtype), self.momentum)
+            self.num_batches_tracked.add_(1)
+        return out, k
+
+
+class LogitLayer(nn.Module):
+    """logit = z / temperature + bias, both fixed numbers; a bias of 0 is a bias of 0."""
+
+    def __init__(self, temperature: float | None = None, bias: float | None = None) -> None:
+        super().__init__()
+        self.temperature = 1.0 if temperature is None else temperature
+        self.bias = 0.0 if bias is None else bias
+
+    def forward(self, z: Tensor) -> Tensor:
+        """(B, K) -> same."""
+        return z / self.temperature + self.bias
+
+    def extra_repr(self) -> str:
+        return f"temperature={self.temperature}, bias={self.bias:.4f}"
+
+
+class AddInverse(nn.Module):
+    """Encode RGB as (x, 1 - x): (B, 3, H, W) in [0, 1] -> (B, 6, H, W)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.cat([x, 1 - x], dim=1)
+
+
+def class_prior_bias(num_classes: int) -> float:
+    """Published default of the logit bias: the logit of 1/K, -log(K - 1)."""
+    return -math.log(num_classes - 1) if num_classes > 1 else 0.0
+
+
+@linearise.register(BcosConv2d)
+def _(module: BcosConv2d, x: Tensor) -> tuple[Tensor, Pullback]:
+    x, weight = module.operands(x)
+    size = (x.shape[2], x.shape[3])
+    geometry = module.geometry
+    if module.is_fused:
+        out, y, r = bcos_conv2d(x, weight, geometry)
+        return out, lambda g, rows: bcos_pullback(g, weight, y, r, rows, size, geometry)
+    record = module.scaled(x, weight)
+
+    def pullback(g: Tensor, rows: Tensor | None) -> Tensor:
+        h = g * take_rows(record.scale, rows)
+        return conv_input_grad(_to_winner(h, record.winner, rows, module.max_out, 1), weight, size, geometry)
+
+    return record.out, pullback
+
+
+@linearise.register(BcosLinear)
+def _(module: BcosLinear, x: Tensor) -> tuple[Tensor, Pullback]:
+    x, weight = _autocast(x, unit_filters(module.linear.weight))
+    record = module.scaled(x, weight)
+
+    def pullback(g: Tensor, rows: Tensor | None) -> Tensor:
+        h = g * take_rows(record.scale, rows)
+        return _to_winner(h, record.winner, rows, module.max_out, -1) @ weight
+
+    return record.out, pullback
+
+
+@linearise.register(BatchNormUncentered2d)
+def _(module: BatchNormUncentered2d, x: Tensor) -> tuple[Tensor, Pullback]:
+    out, k = module.scaled(x)
+    return out, lambda g, rows: g * k.view(1, -1, 1, 1).to(g.dtype)  # noqa: ARG005
+
+
+@linearise.register(LogitLayer)
+def _(module: LogitLayer, z: Tensor) -> tuple[Tensor, Pullback]:
+    return module(z), lambda g, rows: g / module.temperature  # noqa: ARG005
+
+
+def _max_out(response: Tensor, max_out: int) -> tuple[Tensor, Tensor | None]:
+    if max_out == 1:
+        return response, None
+    values, winner = response.unflatten(1, (-1, max_out)).max(dim=2)
+    return values, winner
+
+
+def _to_winner(h: Tensor, winner: Tensor | None, rows: Tensor | None, max_out: int, axis: int) -> Tensor:
+    """Hand the gradient of each MaxOut group to its winning filter."""
+    if winner is None:
+        return h
+    place = F.one_hot(take_rows(winner, rows), max_out).to(h.dtype)  # (..., M) last
+    spread = h.unsqueeze(-1) * place
+    if axis == -1:
+        return spread.flatten(-2)
+    return spread.movedim(-1, axis + 1).flatten(axis, axis + 1)
+
+
+def _autocast(x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+    """Cast to the autocast type, which custom autograd functions do not see in their backward."""
+    if torch.is_autocast_enabled(x.device.type):
+        dtype = torch.get_autocast_dtype(x.device.type)
+        return x.to(dtype), weight.to(dtype)
+    return x, weight
+
+
+def _pair(value: int | tuple[int, int]) -> tuple[int, int]:
+    return (value, value) if isinstance(value, int) else value
