@@ -55,9 +55,9 @@ class BcosConv2d(DynamicLinear):
     """
 
     def __init__(
-        self, in_channels: int, out_channels: int, kernel_size: int | tuple[int, int], stride: int | tuple[int, int] = 1,
-        padding: int | tuple[int, int] = 0, dilation: int | tuple[int, int] = 1, groups: int = 1, *, b: float = 2.0,
-        max_out: int = 1,
+        self, in_channels: int, out_channels: int, kernel_size: int | tuple[int, int],
+        stride: int | tuple[int, int] = 1, padding: int | tuple[int, int] = 0, dilation: int | tuple[int, int] = 1,
+        groups: int = 1, *, b: float = 2.0, max_out: int = 1,
     ) -> None:  # fmt: skip
         super().__init__()
         if b < 1 or max_out < 1:

@@ -1,9 +1,9 @@
 """Hand-written derivatives of the B-cos operations (B = 2): one data and one weight gradient convolution per layer.
 
 A B-cos convolution is y = ŵ∗x, r = (Σ_patch x² + ε)^-½, out = y·|y|·r. The functions here return y and r besides
-``out``, because the explanation (the layer as a linear map with the scale |y|·r) is built from them by :func:`bcos_pullback`.
-Whatever a loss on the explanation adds to the gradients of y and r joins the ordinary backward of the layer, so no
-second-order autograd is needed and each layer runs its data and its weight gradient once.
+``out``, because the explanation (the layer as a linear map with the scale |y|·r) is built from them
+(:func:`bcos_pullback`). Whatever a loss on the explanation adds to the gradients of y and r joins the ordinary backward
+of the layer, so no second-order autograd is needed and each layer runs its data and its weight gradient once.
 Formulas: Böhle et al., CVPR 2022 (arXiv 2205.10268) for the unit; the derivatives are elementary and tested in float64.
 
 Letters: B batch, R explained rows of the batch, C channels in, O channels out, H W map in, h w map out.
@@ -141,9 +141,8 @@ class _ConvInputGrad(Function):
 
     @staticmethod
     @once_differentiable
-    def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
-        ctx: Any, tangent: Tensor
-    ) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, *grads: Any) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        (tangent,) = grads
         g, weight = ctx.saved_tensors
         geometry: ConvGeometry = ctx.geometry
         grad_g = _conv(tangent, weight, geometry) if ctx.needs_input_grad[0] else None
@@ -174,7 +173,8 @@ class _BcosConv(Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, g: Tensor | None, g_y: Tensor | None, g_r: Tensor | None) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, *grads: Any) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        g, g_y, g_r = grads
         x, weight, y, r = ctx.saved_tensors
         geometry: ConvGeometry = ctx.geometry
         delta_y, delta_r = g_y, g_r
@@ -206,9 +206,8 @@ class _BcosPullback(Function):
 
     @staticmethod
     @once_differentiable
-    def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
-        ctx: Any, tangent: Tensor
-    ) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, *grads: Any) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        (tangent,) = grads
         g, weight, y, r, rows = ctx.saved_tensors
         geometry: ConvGeometry = ctx.geometry
         y_rows, r_rows = (y, r) if rows is None else (y[rows], r[rows])
@@ -245,7 +244,8 @@ class _UncenteredNorm(Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, g: Tensor | None, g_k: Tensor | None, _: Tensor | None) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, *grads: Any) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        g, g_k, _ = grads
         x, weight, mean, inverse_std, k = ctx.saved_tensors
         kappa = torch.zeros_like(k) if g_k is None else g_k.clone()
         if g is not None:
