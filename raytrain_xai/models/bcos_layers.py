@@ -23,6 +23,7 @@ from raytrain_xai.models.fused import (
     conv_input_grad,
     patch_energy,
     uncentered_batch_norm,
+    unit_filters,
 )
 from raytrain_xai.models.linearise import DynamicLinear, Pullback, linearise, take_rows
 
@@ -36,12 +37,6 @@ class _Scaled(NamedTuple):
     out: Tensor
     scale: Tensor
     winner: Tensor | None
-
-
-def unit_filters(weight: Tensor) -> Tensor:
-    """Every filter (first axis) divided by its L2 norm; no epsilon, as published."""
-    norm = torch.linalg.vector_norm(weight.flatten(1), dim=1)
-    return weight / norm.view(-1, *[1] * (weight.dim() - 1))
 
 
 class BcosConv2d(DynamicLinear):

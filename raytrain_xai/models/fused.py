@@ -40,6 +40,11 @@ def conv_input_grad(g: Tensor, weight: Tensor, size: tuple[int, int], geometry: 
     return _ConvInputGrad.apply(g, weight, size, geometry)  # pyright: ignore[reportReturnType]
 
 
+def unit_filters(weight: Tensor) -> Tensor:
+    """Every filter (first axis) divided by its L2 norm; no epsilon, as published."""
+    return _UnitFilters.apply(weight)  # pyright: ignore[reportReturnType]
+
+
 def patch_energy(x: Tensor, geometry: ConvGeometry) -> Tensor:
     """Σ x² over the patch of every output position, (B, C, H, W) -> (B, 1, h, w) float32 or wider; padding is zero."""
     wide = torch.promote_types(x.dtype, torch.float32)
@@ -132,6 +137,23 @@ def _conv_gradients(
     return data, weights
 
 
+class _UnitFilters(Function):
+    @staticmethod
+    def forward(ctx: Any, weight: Tensor) -> Tensor:
+        norm = torch.linalg.vector_norm(weight.flatten(1), dim=1).view(-1, *[1] * (weight.dim() - 1))
+        unit = weight / norm
+        ctx.save_for_backward(unit, norm)
+        return unit
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: Any) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
+        (g,) = grads
+        unit, norm = ctx.saved_tensors
+        radial = torch.linalg.vecdot(g.flatten(1), unit.flatten(1)).view_as(norm)
+        return torch.addcmul(g, unit, radial, value=-1).div_(norm)
+
+
 class _ConvInputGrad(Function):
     @staticmethod
     def forward(ctx: Any, g: Tensor, weight: Tensor, size: tuple[int, int], geometry: ConvGeometry) -> Tensor:
@@ -180,9 +202,11 @@ class _BcosConv(Function):
         delta_y, delta_r = g_y, g_r
         if g is not None:
             scaled = y.abs().mul_(g)
-            inner = (scaled * y).sum(dim=1, keepdim=True, dtype=r.dtype)
+            inner = torch.linalg.vecdot(scaled, y, dim=1).unsqueeze(1).to(r.dtype)
             delta_r = inner if g_r is None else inner.add_(g_r)
-            delta_y = scaled.mul_(2 * r) if g_y is None else torch.addcmul(g_y, scaled, (2 * r).to(scaled.dtype))
+            delta_y = scaled.mul_((2 * r).to(scaled.dtype))
+            if g_y is not None:
+                delta_y.add_(g_y)
         if delta_y is None:
             delta_y = torch.zeros_like(y)
         grad_x, grad_weight = _conv_gradients(delta_y, x, weight, geometry, ctx.needs_input_grad[:2])
@@ -211,21 +235,18 @@ class _BcosPullback(Function):
         g, weight, y, r, rows = ctx.saved_tensors
         geometry: ConvGeometry = ctx.geometry
         y_rows, r_rows = (y, r) if rows is None else (y[rows], r[rows])
-        size_y = y_rows.abs()
-        grad_weight = None
-        if ctx.needs_input_grad[1]:
-            scaled = (size_y * g).mul_(r_rows)
-            grad_weight = _conv_gradients(scaled, tangent, weight, geometry, (False, True))[1]
+        scale = y_rows.abs().mul_(r_rows)
+        scaled = scale * g
+        grad_weight = _conv_gradients(scaled, tangent, weight, geometry, (False, True))[1]
         pushed = _conv(tangent, weight, geometry)
         grad_y = grad_r = None
         if ctx.needs_input_grad[2]:
-            product = pushed * g
-            grad_r = (product * size_y).sum(dim=1, keepdim=True, dtype=r.dtype)
-            grad_y = product.mul_(y_rows.sign()).mul_(r_rows)
+            grad_r = torch.linalg.vecdot(pushed, scaled, dim=1).unsqueeze(1).to(r.dtype).div_(r_rows)
+            grad_y = torch.copysign(r_rows.to(scaled.dtype).expand_as(scaled), y_rows, out=scaled).mul_(g).mul_(pushed)
             if rows is not None:
                 grad_y = torch.zeros_like(y).index_add_(0, rows, grad_y)
                 grad_r = torch.zeros_like(r).index_add_(0, rows, grad_r)
-        grad_g = pushed.mul_(size_y).mul_(r_rows) if ctx.needs_input_grad[0] else None
+        grad_g = pushed.mul_(scale) if ctx.needs_input_grad[0] else None
         return grad_g, grad_weight, grad_y, grad_r, None, None, None
 
 
@@ -265,19 +286,19 @@ class _UncenteredNorm(Function):
         return grad_x, grad_weight, None
 
 
-def _batch_moments(x: Tensor) -> tuple[Tensor, Tensor, int | Tensor]:
+def _batch_moments(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Mean and biased variance per channel, and the number of values they come from, over all workers."""
     wide = torch.promote_types(x.dtype, torch.float32)
-    if not _is_distributed():
-        var, mean = torch.var_mean(x.to(wide), dim=(0, 2, 3), correction=0)
-        return mean, var, x.numel() // x.shape[1]
-    count = x.new_full((1,), x.numel() // x.shape[1], dtype=wide)
-    totals = torch.cat([x.sum(dim=(0, 2, 3), dtype=wide), count])
-    dist.all_reduce(totals)
-    mean = totals[:-1] / totals[-1]
+    count = x.numel() // x.shape[1]
+    sums = torch.cat([x.sum(dim=(0, 2, 3), dtype=wide), torch.full((1,), count, dtype=wide, device=x.device)])
+    if _is_distributed():
+        dist.all_reduce(sums)
+    mean = sums[:-1] / sums[-1]
+    # A second pass around the mean: E[x²] − E[x]² would cancel. (torch.var_mean takes ten times as long on a CPU.)
     spread = (x.to(wide) - _per_channel(mean)).square_().sum(dim=(0, 2, 3))
-    dist.all_reduce(spread)  # a second pass around the common mean: E[x²]−E[x]² would cancel
-    return mean, spread / totals[-1], totals[-1]
+    if _is_distributed():
+        dist.all_reduce(spread)
+    return mean, spread / sums[-1], sums[-1]
 
 
 def _per_channel(values: Tensor) -> Tensor:

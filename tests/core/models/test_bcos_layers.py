@@ -18,7 +18,7 @@ from raytrain_xai.models.bcos_layers import (
     LogitLayer,
     class_prior_bias,
 )
-from raytrain_xai.models.fused import bcos_conv2d
+from raytrain_xai.models.fused import bcos_conv2d, unit_filters
 from raytrain_xai.models.linearise import linearise, linearise_chain
 
 
@@ -93,7 +93,9 @@ def test_fused_first_derivative(kernel: int, stride: int) -> None:
     geometry = BcosConv2d(3, 4, kernel, stride, kernel // 2).geometry
     x = torch.randn(2, 3, 6, 5, dtype=torch.float64, requires_grad=True)
     weight = torch.randn(4, 3, kernel, kernel, dtype=torch.float64, requires_grad=True)
-    assert torch.autograd.gradcheck(lambda a, w: bcos_conv2d(a, w, geometry), (x, weight))  # out, y and r together
+    assert torch.autograd.gradcheck(
+        lambda a, w: bcos_conv2d(a, unit_filters(w), geometry), (x, weight)
+    )  # out, y and r together
 
 
 @pytest.mark.parametrize("affine", [True, False])
