@@ -1,0 +1,79 @@
+"""Classification metrics from the scores of a whole split."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def micro_scores(scores: Tensor, labels: Tensor) -> dict[str, float]:
+    """Decisions at logit >= 0 (probability .5), pooled over all images and classes.
+
+    Args:
+        scores: (N, C) float logits.
+        labels: (N, C) bool.
+    Returns:
+        f1 = 2TP / (2TP + FP + FN), precision, recall and accuracy (share of right decisions); a ratio without a
+        denominator is 0.
+    Source: Rao et al., ICCV 2023 (F1 is averaged over decisions, not classes).
+    """
+    predicted = scores >= 0
+    true_positive = int((predicted & labels).sum())
+    num_predicted, num_positive = int(predicted.sum()), int(labels.sum())
+    return {
+        "f1": _ratio(2 * true_positive, num_predicted + num_positive),
+        "precision": _ratio(true_positive, num_predicted),
+        "recall": _ratio(true_positive, num_positive),
+        "accuracy": _ratio(int((predicted == labels).sum()), labels.numel()),
+    }
+
+
+def mean_average_precision(scores: Tensor, labels: Tensor) -> float | None:
+    """Area under the precision-recall curve without interpolation, averaged over the classes that have positives.
+
+    Args:
+        scores: (N, C) float logits.
+        labels: (N, C) bool.
+    Returns:
+        mAP in [0, 1], or None when no class has a positive.
+    """
+    from torchmetrics.functional.classification import binary_average_precision  # slow to import
+
+    classes = labels.any(dim=0).nonzero().flatten().tolist()
+    if not classes:
+        return None
+    # Average precision depends on the order alone, and torchmetrics squashes logits by a float32 sigmoid, which makes
+    # ties of large ones: give it their ranks.
+    order = torch.unique(scores, return_inverse=True)[1].to(torch.float64)
+    ranks = order / order.max().clamp(min=1)
+    values = [binary_average_precision(ranks[:, c], labels[:, c].long()) for c in classes]
+    return float(torch.stack(values).mean())
+
+
+def class_accuracy(scores: Tensor, labels: Tensor) -> float:
+    """Share of images whose highest score is their class; (N, C) float and one-hot (N, C) bool."""
+    return _ratio(int(_is_right(scores, labels).sum()), labels.shape[0])
+
+
+def group_accuracy(scores: Tensor, labels: Tensor, groups: Tensor, num_groups: int) -> list[float | None]:
+    """Accuracy by highest score within each sub-population.
+
+    Args:
+        scores: (N, C) float.
+        labels: (N, C) bool, one-hot.
+        groups: (N,) int64 in [0, num_groups), or -1 for samples of unknown group, which are left out.
+    Returns:
+        One number per group, None for a group without samples.
+    """
+    known = groups >= 0
+    count = torch.bincount(groups[known], minlength=num_groups).tolist()
+    right = torch.bincount(groups[known & _is_right(scores, labels)], minlength=num_groups).tolist()
+    return [hits / total if total else None for hits, total in zip(right, count, strict=True)]
+
+
+def _is_right(scores: Tensor, labels: Tensor) -> Tensor:
+    return scores.argmax(dim=1) == labels.long().argmax(dim=1)
+
+
+def _ratio(part: int, whole: int) -> float:
+    return part / whole if whole else 0.0
