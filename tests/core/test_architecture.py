@@ -1,0 +1,78 @@
+"""Which module may import what: the core stays free of Ray, and heavy packages stay in their one place."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).resolve().parents[2] / "raytrain_xai"
+MODULES = sorted(PACKAGE.rglob("*.py"))
+
+# Third-party package -> places that may import it, relative to the package.
+ALLOWED = {
+    "ray": ("runners/",),
+    "torchvision": ("models/standard.py", "data/transforms.py"),
+    "pycocotools": ("data/coco.py",),
+    "mlflow": ("runners/",),
+    "tensorboardX": ("runners/",),
+    "click": ("cli/",),
+    "rich": ("cli/", "runners/"),
+    "jinja2": ("report/",),
+    "matplotlib": ("report/", "data/info.py", "data/contact_sheet.py"),
+}
+# Layer -> layers it must not import: nothing below the runners knows them, and the maths knows no files.
+FORBIDDEN = {
+    "models/": ("raytrain_xai.data", "raytrain_xai.guidance", "raytrain_xai.runners", "raytrain_xai.cli"),
+    "attribution/": ("raytrain_xai.data", "raytrain_xai.guidance", "raytrain_xai.runners", "raytrain_xai.cli"),
+    "guidance/": ("raytrain_xai.runners", "raytrain_xai.cli", "raytrain_xai.report", "raytrain_xai.checkpoint"),
+    "data/": ("raytrain_xai.runners", "raytrain_xai.cli", "raytrain_xai.report", "raytrain_xai.models"),
+    "report/": ("raytrain_xai.runners", "raytrain_xai.cli"),
+    "runners/": ("raytrain_xai.cli",),
+    "guidance/losses.py": ("raytrain_xai.data", "raytrain_xai.models", "pyarrow", "pydantic"),
+    "guidance/metrics.py": ("raytrain_xai.data", "raytrain_xai.models", "pyarrow", "pydantic"),
+}
+
+
+def imported_names(file: Path) -> set[str]:
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names.add(node.module)
+            names |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return names
+
+
+@pytest.mark.parametrize("file", MODULES, ids=lambda f: f.relative_to(PACKAGE).as_posix())
+def test_imports_keep_to_their_layer(file: Path) -> None:
+    place = file.relative_to(PACKAGE).as_posix()
+    names = imported_names(file)
+    for package, homes in ALLOWED.items():
+        if any(name.split(".")[0] == package for name in names):
+            assert place.startswith(homes), f"{place} imports {package}, which belongs in {', '.join(homes)}"
+    for layer, banned in FORBIDDEN.items():
+        if place.startswith(layer):
+            crossing = sorted(name for name in names if name.startswith(banned))
+            assert not crossing, f"{place} imports {crossing}"
+
+
+def test_no_pickle_anywhere() -> None:
+    for file in MODULES:
+        text = file.read_text(encoding="utf-8")
+        assert not {"pickle", "dill", "joblib", "cloudpickle", "shelve"} & imported_names(file), file
+        assert "weights_only=False" not in text, file
+
+
+def test_core_imports_without_ray_or_torchvision() -> None:
+    """In a fresh interpreter, the core does not even touch them."""
+    core = ["config", "types", "models.zoo", "attribution.attribute", "guidance.objective", "guidance.evaluate"]
+    code = "import sys\n" + "".join(f"import raytrain_xai.{name}\n" for name in core)
+    code += "heavy = {'ray', 'torchvision', 'boto3', 'mlflow', 'pycocotools', 'matplotlib'} & set(sys.modules)\n"
+    code += "sys.exit(f'imported {sorted(heavy)}' if heavy else 0)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr

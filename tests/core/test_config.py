@@ -1,0 +1,74 @@
+"""Configurations: what is refused, with which words, and that every shipped file is valid."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from raytrain_xai.config import RunConfig, dump_config, load_config, parse_config
+from raytrain_xai.errors import ConfigError
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+MINIMAL = {"name": "run", "epochs": 1, "data": {"path": "d"}, "model": {"name": "resnet18"}}
+
+
+@pytest.mark.parametrize("file", sorted((REPOSITORY / "configs").rglob("*.yaml")), ids=lambda f: f.stem)
+def test_shipped_files_are_valid(file: Path) -> None:
+    assert load_config(file).name
+
+
+def test_round_trip(tmp_path: Path) -> None:
+    config = parse_config(MINIMAL)
+    (tmp_path / "c.yaml").write_text(dump_config(config))
+    assert load_config(tmp_path / "c.yaml") == config
+    assert RunConfig.model_validate_json(config.model_dump_json()) == config
+
+
+def test_overrides_are_typed_and_nested(tmp_path: Path) -> None:
+    (tmp_path / "c.yaml").write_text(dump_config(parse_config(MINIMAL)))
+    sets = ["guidance.weight=1e-3", "guidance.layer=Final", "data.image_size=64", "model.weights=", "channels_last=true"]
+    config = load_config(tmp_path / "c.yaml", sets)
+    assert (config.guidance.weight, config.guidance.layer, config.data.image_size) == (1e-3, "Final", 64)
+    assert config.model.weights is None
+    assert config.channels_last is True
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("guidance.wieght=1", ["guidance.wieght", "did you mean weight?", "annotated_fraction"]),
+        ("guidence.weight=1", ["guidence", "did you mean guidance?"]),
+        ("guidance.loss=energie", ["guidance.loss", "'energy', 'l1', 'ppce' or 'rrr'", "energie"]),
+        ("guidance.layer=Mid9", ["guidance.layer", "'Mid3'", "Mid9"]),
+        ("guidance.weight=-1", ["guidance.weight", "greater than or equal to 0", "-1"]),
+        ("guidance.annotated_fraction=10", ["guidance.annotated_fraction", "less than or equal to 1"]),
+        ("epochs=0", ["epochs", "greater than or equal to 1"]),
+        ("batch_size=10", ["batch_size 10", "workers x accumulate = 3"]),
+        ("name=../up", ["name", "../up"]),
+        ("data.augment=crop", ["cache_decoded", "augment=crop"]),
+        ("epochs", ["'epochs' is not KEY=VALUE"]),
+        ("epochs.x=1", ["epochs is a value"]),
+        ("data=[", ["not valid YAML"]),
+    ],
+)
+def test_refusals_name_path_reason_and_choices(tmp_path: Path, override: str, words: list[str]) -> None:
+    raw = MINIMAL | {"workers": 3, "batch_size": 9, "data": {"path": "d", "cache_decoded": True}}
+    (tmp_path / "c.yaml").write_text(dump_config(parse_config(raw)))
+    with pytest.raises(ConfigError) as refused:
+        load_config(tmp_path / "c.yaml", [override])
+    for word in words:
+        assert word in str(refused.value)
+
+
+def test_missing_keys_and_files(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"data.path is missing.*model is missing"):
+        parse_config({"name": "run", "epochs": 1, "data": {}})
+    with pytest.raises(ConfigError, match="no configuration file"):
+        load_config(tmp_path / "none.yaml")
+    (tmp_path / "list.yaml").write_text("- 1\n")
+    with pytest.raises(ConfigError, match="expected a mapping"):
+        load_config(tmp_path / "list.yaml")
+    (tmp_path / "bad.yaml").write_text("a: [\n")
+    with pytest.raises(ConfigError, match="not valid YAML"):
+        load_config(tmp_path / "bad.yaml")
