@@ -67,8 +67,8 @@ def tapped_pass(network: Network, images: Tensor, layer: str) -> TappedPass:
 def contract_channels(left: Tensor, right: Tensor) -> Tensor:
     """Sum of left * right over channels, (R, D, h, w) and what broadcasts with it -> (R, h, w).
 
-    In float32 at least: a sum of many signed terms loses its small ones in bfloat16. Not a batched matrix product, which
-    copies both operands into another layout (8x slower for six channels) and which autocast would narrow again.
+    In float32 at least: a sum of many signed terms loses its small ones in bfloat16. Not a batched matrix product,
+    which copies both operands into another layout (8x slower for six channels) and is narrowed by autocast.
     """
     wide = torch.promote_types(torch.promote_types(left.dtype, right.dtype), torch.float32)
     return (left.to(wide) * right.to(wide)).sum(dim=1)

@@ -152,7 +152,7 @@ def _without_foreign_head(state: dict[str, Tensor], network: Network, source: st
 def _check_fit(state: Mapping[str, Tensor], network: Network, source: str) -> None:
     own = network.net.state_dict()
     missing = [key for key in own if key not in state and not key.endswith("num_batches_tracked")]
-    unexpected = [key for key in state if key not in own]
+    unexpected = sorted(key for key in state if key not in own)  # safetensors keeps no order
     reshaped = [
         f"{key} {tuple(state[key].shape)} instead of {tuple(own[key].shape)}"
         for key in own
