@@ -6,6 +6,7 @@ configuration of a run is ``RunConfig.model_dump(mode="json")``; it is written i
 
 from __future__ import annotations
 
+import copy
 import difflib
 import re
 from collections.abc import Mapping, Sequence
@@ -44,7 +45,9 @@ class DataConfig(_Section):
     @model_validator(mode="after")
     def _crop_needs_originals(self) -> Self:
         if self.cache_decoded and self.augment == "crop":
-            raise ValueError("cache_decoded keeps resized images, augment=crop needs the originals; set one of them off")
+            raise ValueError(
+                "cache_decoded keeps resized images, augment=crop needs the originals; set one of them off"
+            )
         return self
 
 
@@ -168,9 +171,15 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
         raise ConfigError(f"{file} is not valid YAML: {_one_line(error)}") from error
     if not isinstance(raw, dict):
         raise ConfigError(f"{file} holds {type(raw).__name__}, expected a mapping of configuration keys")
+    return with_overrides(raw, overrides, source=str(file))
+
+
+def with_overrides(raw: Mapping[str, Any], overrides: Sequence[str], source: str = "configuration") -> RunConfig:
+    """Apply ``a.b=c`` overrides to a mapping and validate; see :func:`load_config`."""
+    changed = copy.deepcopy(dict(raw))
     for override in overrides:
-        _apply_override(raw, override)
-    return parse_config(raw, source=str(file))
+        _apply_override(changed, override)
+    return parse_config(changed, source=source)
 
 
 def parse_config(raw: Mapping[str, Any], source: str = "configuration") -> RunConfig:
