@@ -15,9 +15,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from raytrain_xai.models.convolution import ConvGeometry
 from raytrain_xai.models.fused import (
     PATCH_EPS,
-    ConvGeometry,
     bcos_conv2d,
     bcos_pullback,
     conv_input_grad,

@@ -11,28 +11,24 @@ Letters: B batch, R explained rows of the batch, C channels in, O channels out, 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 import torch.distributed as dist
-import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
+from raytrain_xai.models.convolution import (
+    ConvGeometry,
+    box_sum,
+    box_sum_adjoint,
+    convolve,
+    data_gradient,
+    weight_gradient,
+)
+
 PATCH_EPS = 1e-6  # of the published networks; inside the root
-
-
-@dataclass(frozen=True)
-class ConvGeometry:
-    """Geometry of a convolution; every pair is (vertical, horizontal)."""
-
-    kernel: tuple[int, int]
-    stride: tuple[int, int]
-    padding: tuple[int, int]
-    dilation: tuple[int, int] = (1, 1)
-    groups: int = 1
 
 
 def conv_input_grad(g: Tensor, weight: Tensor, size: tuple[int, int], geometry: ConvGeometry) -> Tensor:
@@ -54,7 +50,7 @@ def patch_energy(x: Tensor, geometry: ConvGeometry) -> Tensor:
         ).square_()  # one pass when channels are last
     else:
         energy = x.to(wide).square().sum(dim=1, keepdim=True)
-    return _box_sum(energy, geometry)
+    return box_sum(energy, geometry)
 
 
 def bcos_conv2d(x: Tensor, weight: Tensor, geometry: ConvGeometry) -> tuple[Tensor, Tensor, Tensor]:
@@ -101,42 +97,6 @@ def uncentered_batch_norm(x: Tensor, weight: Tensor | None, eps: float) -> tuple
     return _UncenteredNorm.apply(x, weight, eps)  # pyright: ignore[reportReturnType]
 
 
-def _box_sum(energy: Tensor, geometry: ConvGeometry) -> Tensor:
-    if geometry.kernel == (1, 1) and geometry.padding == (0, 0):
-        sh, sw = geometry.stride
-        return energy[:, :, ::sh, ::sw]
-    return F.avg_pool2d(energy, geometry.kernel, geometry.stride, geometry.padding, divisor_override=1)
-
-
-def _box_sum_adjoint(g: Tensor, size: tuple[int, int], geometry: ConvGeometry) -> Tensor:
-    if geometry.kernel == (1, 1) and geometry.padding == (0, 0):
-        sh, sw = geometry.stride
-        if (sh, sw) == (1, 1):
-            return g
-        out = g.new_zeros(g.shape[0], 1, *size)
-        out[:, :, ::sh, ::sw] = g
-        return out
-    like = g.new_empty(()).expand(g.shape[0], 1, *size)
-    return torch.ops.aten.avg_pool2d_backward(
-        g.contiguous(), like, geometry.kernel, geometry.stride, geometry.padding, False, True, 1
-    )
-
-
-def _conv(x: Tensor, weight: Tensor, geometry: ConvGeometry) -> Tensor:
-    return F.conv2d(x, weight, None, geometry.stride, geometry.padding, geometry.dilation, geometry.groups)
-
-
-def _conv_gradients(
-    g: Tensor, x: Tensor, weight: Tensor, geometry: ConvGeometry, wanted: tuple[bool, bool]
-) -> tuple[Tensor | None, Tensor | None]:
-    """(data gradient, weight gradient) of a convolution, by the backward primitive itself."""
-    data, weights, _ = torch.ops.aten.convolution_backward(
-        g, x, weight, None, geometry.stride, geometry.padding, geometry.dilation, False, [0, 0], geometry.groups,
-        [*wanted, False],
-    )  # fmt: skip
-    return data, weights
-
-
 class _UnitFilters(Function):
     @staticmethod
     def forward(ctx: Any, weight: Tensor) -> Tensor:
@@ -159,7 +119,7 @@ class _ConvInputGrad(Function):
     def forward(ctx: Any, g: Tensor, weight: Tensor, size: tuple[int, int], geometry: ConvGeometry) -> Tensor:
         ctx.save_for_backward(g, weight)
         ctx.geometry = geometry
-        return _input_grad(g, weight, size, geometry)
+        return data_gradient(g, weight, size, geometry)
 
     @staticmethod
     @once_differentiable
@@ -167,25 +127,17 @@ class _ConvInputGrad(Function):
         (tangent,) = grads
         g, weight = ctx.saved_tensors
         geometry: ConvGeometry = ctx.geometry
-        grad_g = _conv(tangent, weight, geometry) if ctx.needs_input_grad[0] else None
+        grad_g = convolve(tangent, weight, geometry) if ctx.needs_input_grad[0] else None
         grad_weight = None
         if ctx.needs_input_grad[1]:
-            grad_weight = _conv_gradients(g, tangent, weight, geometry, (False, True))[1]
+            grad_weight = weight_gradient(g, tangent, weight, geometry)
         return grad_g, grad_weight, None, None
-
-
-def _input_grad(g: Tensor, weight: Tensor, size: tuple[int, int], geometry: ConvGeometry) -> Tensor:
-    channels = weight.shape[1] * geometry.groups
-    like = g.new_empty(()).expand(g.shape[0], channels, *size)  # only its shape is read
-    data, _ = _conv_gradients(g, like, weight, geometry, (True, False))
-    assert data is not None
-    return data
 
 
 class _BcosConv(Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, geometry: ConvGeometry) -> tuple[Tensor, Tensor, Tensor]:
-        y = _conv(x, weight, geometry)
+        y = convolve(x, weight, geometry)
         r = patch_energy(x, geometry).add(PATCH_EPS).rsqrt_()
         out = y.abs().mul_(y).mul_(r)
         ctx.save_for_backward(x, weight, y, r)
@@ -209,11 +161,14 @@ class _BcosConv(Function):
                 delta_y.add_(g_y)
         if delta_y is None:
             delta_y = torch.zeros_like(y)
-        grad_x, grad_weight = _conv_gradients(delta_y, x, weight, geometry, ctx.needs_input_grad[:2])
-        if grad_x is not None and delta_r is not None:
-            delta_q = r.pow(3).mul_(-0.5).mul_(delta_r)
-            spread = _box_sum_adjoint(delta_q, (x.shape[2], x.shape[3]), geometry).mul(2).to(x.dtype)
-            grad_x.addcmul_(x, spread)
+        grad_weight = weight_gradient(delta_y, x, weight, geometry)
+        if not ctx.needs_input_grad[0]:
+            return None, grad_weight, None
+        size = (x.shape[2], x.shape[3])
+        grad_x = data_gradient(delta_y, weight, size, geometry)
+        if delta_r is not None:
+            two_delta_q = r.pow(3).neg_().mul_(delta_r)  # 2 · ∂L/∂q of q = Σ x²
+            grad_x.addcmul_(x, box_sum_adjoint(two_delta_q, size, geometry).to(x.dtype))
         return grad_x, grad_weight, None
 
 
@@ -226,7 +181,7 @@ class _BcosPullback(Function):
         ctx.save_for_backward(g, weight, y, r, rows)
         ctx.geometry = geometry
         y_rows, r_rows = (y, r) if rows is None else (y[rows], r[rows])
-        return _input_grad(y_rows.abs().mul_(r_rows).mul_(g), weight, size, geometry)
+        return data_gradient(y_rows.abs().mul_(r_rows).mul_(g), weight, size, geometry)
 
     @staticmethod
     @once_differentiable
@@ -237,8 +192,8 @@ class _BcosPullback(Function):
         y_rows, r_rows = (y, r) if rows is None else (y[rows], r[rows])
         scale = y_rows.abs().mul_(r_rows)
         scaled = scale * g
-        grad_weight = _conv_gradients(scaled, tangent, weight, geometry, (False, True))[1]
-        pushed = _conv(tangent, weight, geometry)
+        grad_weight = weight_gradient(scaled, tangent, weight, geometry)
+        pushed = convolve(tangent, weight, geometry)
         grad_y = grad_r = None
         if ctx.needs_input_grad[2]:
             grad_r = torch.linalg.vecdot(pushed, scaled, dim=1).unsqueeze(1).to(r.dtype).div_(r_rows)

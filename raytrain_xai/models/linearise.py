@@ -19,7 +19,8 @@ from functools import singledispatch
 import torch
 from torch import Tensor, nn
 
-from raytrain_xai.models.fused import ConvGeometry, conv_input_grad
+from raytrain_xai.models.convolution import ConvGeometry
+from raytrain_xai.models.fused import conv_input_grad
 
 Pullback = Callable[[Tensor, Tensor | None], Tensor]
 """(g (R, ...), rows (R,) int64 or None for the whole batch in order) -> gradient (R, ...) at the rows' inputs."""
