@@ -1,0 +1,259 @@
+"""From images to explanations with a trained network: what ``explain``, the report and services call.
+
+All (image, class) pairs of a call share one forward pass and one walk back; no hooks, no autograd, no state that
+outlives the call.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Self
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from raytrain_xai.attribution.attribute import attribute, check_attribution
+from raytrain_xai.attribution.explanation_image import explanation_image
+from raytrain_xai.attribution.tapped import TappedPass, contract_channels, tapped_pass
+from raytrain_xai.checkpoint import load_network
+from raytrain_xai.data.transforms import Sample, resize
+from raytrain_xai.errors import CheckpointError, ConfigError, DataError
+from raytrain_xai.guidance.postprocess import localise_map
+from raytrain_xai.models.bcos_layers import LogitLayer
+from raytrain_xai.models.network import Network
+
+RGBA_SMOOTH = 3  # odd window, pixels: enough to remove single-pixel noise, published figures use 3 to 15
+
+
+@dataclass(frozen=True)
+class ClassExplanation:
+    """Why the network gave one class its logit. H, W: the network's image size; tensors are on the CPU.
+
+    Attributes:
+        name: class name.
+        index: position of the class in the logits.
+        logit: evidence for the class, unbounded.
+        probability: sigmoid of the logit; classes do not compete.
+        attribution: (H, W) float32, signed: positive speaks for the class.
+        positive_share: positive part of the map divided by its absolute sum, in [0, 1]; 0 for an empty map.
+        completeness_residual: |sum of the input's contributions + logit bias - logit|, 0 up to rounding; None for
+            networks that are not B-cos, whose maps promise no sum.
+        rgba: (H, W, 4) uint8 B-cos explanation in the colours of the image; None for other networks.
+    """
+
+    name: str
+    index: int
+    logit: float
+    probability: float
+    attribution: Tensor
+    positive_share: float
+    completeness_residual: float | None
+    rgba: Tensor | None
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """One image.
+
+    Attributes:
+        logits: (C,) float32.
+        probabilities: (C,) float32, sigmoid of the logits.
+        classes: the explained classes, largest logit first.
+    """
+
+    logits: Tensor
+    probabilities: Tensor
+    classes: tuple[ClassExplanation, ...]
+
+
+@dataclass(frozen=True)
+class AttributedPairs:
+    """Tensors of R explained (image, class) pairs on the device; see :class:`ClassExplanation` for the fields."""
+
+    maps: Tensor
+    residuals: Tensor | None
+    rgba: Tensor | None
+
+
+class Explainer:
+    """A trained network with the attribution it was measured with.
+
+    Args:
+        network: in evaluation mode, on the device that is to be used.
+        classes: names, in the order of the logits.
+        image_size: side of the square network input, pixels.
+        method: attribution method; B-cos networks take ``bcos`` only.
+        layer: tap at which attributions are taken.
+        intgrad_steps: integration steps of ``intgrad``.
+    Raises:
+        ConfigError: method or layer do not fit the network, or the number of class names does not.
+    """
+
+    def __init__(
+        self, network: Network, *, classes: Sequence[str], image_size: int, method: str, layer: str,
+        intgrad_steps: int = 8,
+    ) -> None:  # fmt: skip
+        check_attribution(network, method, layer)
+        if len(classes) != network.num_classes:
+            raise ConfigError(f"{len(classes)} class names for the {network.num_classes} outputs of {network.name}")
+        self.network = network.eval()
+        self.classes = tuple(classes)
+        self.image_size = image_size
+        self.method = method
+        self.layer = layer
+        self.intgrad_steps = intgrad_steps
+
+    @classmethod
+    def load(cls, run: str, *, which: str = "selected", device: torch.device | str = "cpu") -> Self:
+        """The network of a run folder (local or s3://), with the attribution the run was trained and measured with.
+
+        Args:
+            run: run folder, ``<storage>/<name>``.
+            which: ``selected``, ``last`` or the name of a checkpoint (``step-00000120``).
+            device: where the network is put.
+        Raises:
+            CheckpointError: no such run or checkpoint, or it is incomplete.
+        """
+        network, config, info, _ = load_network(run, which=which, device=torch.device(device))
+        return cls(
+            network,
+            classes=info["classes"],
+            image_size=config.data.image_size,
+            method=config.guidance.attribution or network.default_attribution,
+            layer=config.guidance.layer,
+            intgrad_steps=config.guidance.intgrad_steps,
+        )
+
+    def __call__(
+        self, images: Tensor | Sequence[Image.Image], *, names: Sequence[str] = (), top: int = 1
+    ) -> list[Explanation]:
+        """Explain a batch.
+
+        Args:
+            images: (B, 3, H, W) uint8 RGB, or B pictures of any size and mode; resized to the network's input.
+            names: classes explained for every image.
+            top: besides, the classes with the largest logits of each image; 0 for none.
+        Raises:
+            ConfigError: unknown class name, or nothing to explain.
+            DataError: ``images`` is not uint8 RGB.
+            CheckpointError: the network answers with non-finite logits.
+        """
+        wanted = [self.class_index(name) for name in names]
+        if not wanted and top < 1:
+            raise ConfigError("nothing to explain; name classes or ask for the top 1 or more")
+        images = self.prepare(images)
+        tapped = self._forward(images)
+        chosen = torch.zeros_like(tapped.logits, dtype=torch.bool)
+        chosen[:, wanted] = True
+        chosen.scatter_(1, tapped.logits.topk(min(top, len(self.classes))).indices, value=True)
+        rows, target = chosen.nonzero(as_tuple=True)
+        return self._collect(tapped.logits, rows, target, self._explain_pairs(images, tapped, target, rows))
+
+    def attribute(self, images: Tensor, target: Tensor) -> tuple[Tensor, AttributedPairs]:
+        """Explain one given class per image.
+
+        Args:
+            images: (B, 3, H, W) uint8 of the network's image size.
+            target: (B,) int64 class indices.
+        Returns:
+            logits (B, C) and the pairs, row b for image b.
+        """
+        images, target = images.to(self.device), target.to(self.device)
+        tapped = self._forward(images)
+        rows = torch.arange(len(target), device=self.device)
+        return tapped.logits, self._explain_pairs(images, tapped, target, rows)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the network is."""
+        return next(self.network.parameters()).device
+
+    def class_index(self, name: str) -> int:
+        """Position of a class in the logits.
+
+        Raises:
+            ConfigError: unknown name; the message lists the classes.
+        """
+        if name not in self.classes:
+            raise ConfigError(f"unknown class {name!r}; the classes of this network are {', '.join(self.classes)}")
+        return self.classes.index(name)
+
+    def prepare(self, images: Tensor | Sequence[Image.Image]) -> Tensor:
+        """(B, 3, S, S) uint8 on the network's device, resized as the data set's images are (aspect ratio ignored)."""
+        if isinstance(images, Tensor):
+            if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] != 3:
+                raise DataError(f"expected (B, 3, H, W) uint8 images, got {tuple(images.shape)} {images.dtype}")
+            pictures = list(images.cpu())
+        else:
+            pictures = [torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1) for image in images]
+        return torch.stack([_resize(picture, self.image_size) for picture in pictures]).to(self.device)
+
+    @torch.no_grad()
+    def _forward(self, images: Tensor) -> TappedPass:
+        tapped = tapped_pass(self.network, images, self.layer)
+        if not bool(tapped.logits.isfinite().all()):
+            raise CheckpointError(f"{self.network.name} answers with non-finite logits; its weights are broken")
+        return tapped
+
+    @torch.no_grad()
+    def _explain_pairs(self, images: Tensor, tapped: TappedPass, target: Tensor, rows: Tensor) -> AttributedPairs:
+        if not self.network.is_bcos:
+            return AttributedPairs(self._maps(tapped, target, rows), None, None)
+        at_input = tapped if self.layer == "Input" else tapped_pass(self.network, images, "Input")
+        x, weights = at_input.rows_of_features(rows), at_input.gradient(target, rows)
+        contribution = contract_channels(x, weights)
+        missing = contribution.sum(dim=(1, 2)) + _logit_bias(self.network) - at_input.logits[rows, target]
+        maps = contribution if self.layer == "Input" else self._maps(tapped, target, rows)
+        rgba = (explanation_image(x, weights, smooth=RGBA_SMOOTH) * 255).round().to(torch.uint8)
+        return AttributedPairs(maps, missing.abs(), rgba)
+
+    def _maps(self, tapped: TappedPass, target: Tensor, rows: Tensor) -> Tensor:
+        attr = attribute(
+            self.network, tapped, target, rows, method=self.method, layer=self.layer,
+            intgrad_steps=self.intgrad_steps,
+        )  # fmt: skip
+        return localise_map(attr, (self.image_size, self.image_size), None, "canonical")
+
+    def _collect(self, logits: Tensor, rows: Tensor, target: Tensor, pairs: AttributedPairs) -> list[Explanation]:
+        """Per image, with its classes in order of their logits; one transfer from the device per tensor."""
+        logits, maps = logits.float().cpu(), pairs.maps.float().cpu()
+        probabilities = logits.sigmoid()
+        positive, total = maps.clamp(min=0).sum(dim=(1, 2)), maps.abs().sum(dim=(1, 2))
+        share = torch.where(total > 0, positive / total, 0.0)
+        residuals = None if pairs.residuals is None else pairs.residuals.cpu()
+        rgba = None if pairs.rgba is None else pairs.rgba.cpu()
+        found: list[list[ClassExplanation]] = [[] for _ in range(len(logits))]
+        for pair, (row, index) in enumerate(zip(rows.tolist(), target.tolist(), strict=True)):
+            found[row].append(
+                ClassExplanation(
+                    name=self.classes[index],
+                    index=index,
+                    logit=float(logits[row, index]),
+                    probability=float(probabilities[row, index]),
+                    attribution=maps[pair],
+                    positive_share=float(share[pair]),
+                    completeness_residual=None if residuals is None else float(residuals[pair]),
+                    rgba=None if rgba is None else rgba[pair],
+                )
+            )
+        ordered = [tuple(sorted(classes, key=lambda explained: -explained.logit)) for classes in found]
+        return [Explanation(logits[b], probabilities[b], classes) for b, classes in enumerate(ordered)]
+
+
+def available_device() -> torch.device:
+    """The first CUDA device when there is one, else the CPU."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def _resize(picture: Tensor, size: int) -> Tensor:
+    """(3, H, W) uint8 -> (3, size, size), by the code that prepares the images of a data set."""
+    none = torch.zeros(0, dtype=torch.int64)
+    return resize(Sample(picture, torch.zeros(0, 4), none, None), size).image
+
+
+def _logit_bias(network: Network) -> float:
+    """Constant part of every logit: the fixed bias of the logit layer, the only one in a B-cos network."""
+    return sum(module.bias for module in network.net.modules() if isinstance(module, LogitLayer))

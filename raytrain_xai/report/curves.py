@@ -1,0 +1,143 @@
+"""Charts of the report as inline SVG: lines over epochs, the F1 / EPG plane, bars per group.
+
+Axes and text are drawn in the colour of the surrounding page, so one drawing serves a light and a dark page; legends
+are part of the page (one for all charts). No chart holds a user's text unescaped: matplotlib escapes what it writes and
+its formula syntax is off.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from html import escape
+
+from matplotlib import rc_context
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+# Readable on white and on near-black, and told apart with the common colour deficiencies (after Okabe and Ito).
+COLOURS = ("#0a84c6", "#e07b00", "#0b9e73", "#c76fa6", "#d1495b", "#8a7fd6", "#a08a00", "#5b8a9a")
+_INK = "#010203"  # stands for the text colour of the page until the drawing is finished
+_STYLE = {
+    "svg.fonttype": "none",
+    "svg.hashsalt": "report",
+    "text.parse_math": False,
+    "font.size": 9,
+    "text.color": _INK,
+    "axes.labelcolor": _INK,
+    "axes.edgecolor": _INK,
+    "xtick.color": _INK,
+    "ytick.color": _INK,
+    "grid.color": _INK,
+}
+_FOR_THE_PAGE = (
+    (r"<metadata>.*?</metadata>", ""),
+    (r"<style.*?</style>", ""),  # would apply to the whole page
+    (r'(<svg[^>]*?) (?:width|height)="[^"]*"' + r'([^>]*?) (?:width|height)="[^"]*"', r"\1\2"),
+    (r' xmlns(?::xlink)?="[^"]*"', ""),
+    (r"xlink:href", "href"),
+    (r"font-family: [^;]*;", ""),
+    (_INK, "currentColor"),
+)
+_SIZE_INCHES = (4.4, 2.6)
+_FADED = 0.28
+
+
+@dataclass(frozen=True)
+class Series:
+    """Values of one run in one chart.
+
+    Attributes:
+        run: position of the run, which fixes its colour.
+        x: epochs, or F1 in the F1 / EPG plane.
+        y: values, as many as ``x``.
+        front: per point, True where no other point of the run dominates it; empty for lines.
+    """
+
+    run: int
+    x: Sequence[float]
+    y: Sequence[float]
+    front: Sequence[bool] = ()
+
+
+def colour_of(run: int) -> str:
+    """Colour of the run at this position; repeats after eight runs."""
+    return COLOURS[run % len(COLOURS)]
+
+
+def line_chart(description: str, series: Sequence[Series]) -> str:
+    """Lines over epochs, one per run, as an ``<svg>`` element."""
+    with rc_context(_STYLE):
+        figure, axes = _canvas()
+        for line in series:
+            colour = colour_of(line.run)
+            axes.plot(line.x, line.y, color=colour, linewidth=1.8, marker="o", markersize=3.2)
+        axes.set_xlabel("epoch")
+        axes.xaxis.get_major_locator().set_params(integer=True)
+        return _to_svg(figure, description)
+
+
+def front_chart(description: str, series: Sequence[Series]) -> str:
+    """Every evaluated epoch in the F1 / EPG plane; points that another epoch of the run dominates are faint.
+
+    Epochs on the front are joined in order of F1. The front is taken over three metrics, so the joined line need not
+    fall from left to right.
+    """
+    with rc_context(_STYLE):
+        figure, axes = _canvas()
+        for points in series:
+            colour = colour_of(points.run)
+            marked = list(zip(points.x, points.y, points.front, strict=True))
+            dominated = [(x, y) for x, y, on_front in marked if not on_front]
+            front = sorted((x, y) for x, y, on_front in marked if on_front)
+            if dominated:
+                axes.scatter(*zip(*dominated, strict=True), color=colour, alpha=_FADED, s=18, linewidths=0)
+            axes.plot(*zip(*front, strict=True), color=colour, linewidth=1.2, marker="o", markersize=5)
+        axes.set_xlabel("F1 (validation)")
+        axes.set_ylabel("EPG (validation)")
+        return _to_svg(figure, description)
+
+
+def group_chart(description: str, groups: Sequence[str], values: Sequence[Sequence[float]]) -> str:
+    """Accuracy per group as horizontal bars.
+
+    Args:
+        description: what the chart shows, for screen readers.
+        groups: names, G.
+        values: per run, G accuracies in [0, 1].
+    """
+    with rc_context(_STYLE):
+        figure, axes = _canvas(height=0.9 + 0.24 * len(groups) * len(values) + 0.12 * len(groups))
+        thickness = 0.8 / len(values)
+        for run, accuracies in enumerate(values):
+            offsets = [i + (run - (len(values) - 1) / 2) * thickness for i in range(len(groups))]
+            bars = axes.barh(offsets, accuracies, height=thickness * 0.9, color=colour_of(run))
+            axes.bar_label(bars, fmt="{:.0%}", padding=3, fontsize=8, color=_INK)
+        axes.set_yticks(range(len(groups)), groups)
+        axes.set_xlim(0, 1.12)
+        axes.set_xticks([0, 0.25, 0.5, 0.75, 1], ["0", "25 %", "50 %", "75 %", "100 %"])
+        axes.invert_yaxis()
+        axes.grid(visible=False, axis="y")
+        return _to_svg(figure, description)
+
+
+def _canvas(height: float = _SIZE_INCHES[1]) -> tuple[Figure, Axes]:
+    figure = Figure(figsize=(_SIZE_INCHES[0], height), layout="constrained")
+    axes = figure.add_subplot()
+    axes.grid(visible=True, alpha=0.15, linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+    return figure, axes
+
+
+def _to_svg(figure: Figure, description: str) -> str:
+    """The drawing as part of a page: as wide as its container, in the colour and font around it."""
+    buffer = io.StringIO()
+    figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+    svg = buffer.getvalue()
+    svg = svg[svg.index("<svg") :]
+    for pattern, replacement in _FOR_THE_PAGE:
+        svg = re.sub(pattern, replacement, svg, flags=re.DOTALL)
+    return svg.replace("<svg", f'<svg role="img" aria-label="{escape(description)}"', 1)

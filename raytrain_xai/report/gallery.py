@@ -1,0 +1,125 @@
+"""The same test images through every run, as pictures for the page."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from raytrain_xai.data.boxes import rasterise
+from raytrain_xai.data.dataset import DatasetInfo, StoredSplit
+from raytrain_xai.data.loader import load_samples
+from raytrain_xai.explain import Explainer
+from raytrain_xai.guidance.metrics import energy_pointing_game
+from raytrain_xai.report.overlay import data_uri, draw_boxes, on_white, overlay_heatmap, to_picture
+from raytrain_xai.report.selection import Choice, choose_images
+from raytrain_xai.types import Batch
+
+NUM_IMAGES = 12
+SHOWN_PX = 224  # side of the pictures on the page
+
+
+@dataclass(frozen=True)
+class Tile:
+    """One image through one run.
+
+    Attributes:
+        run: position of the run.
+        heatmap: ``data:`` address of the overlay for the true class.
+        rgba: ``data:`` address of the B-cos explanation in colour; None for other networks.
+        epg: share of the map's positive part inside the boxes of the class; None for an image without such boxes.
+        probability: of the true class.
+        verdict: what the run says instead; empty when it is right.
+    """
+
+    run: int
+    heatmap: str
+    rgba: str | None
+    epg: float | None
+    probability: float
+    verdict: str
+
+
+@dataclass(frozen=True)
+class Example:
+    """One image with its true class, group name (empty without groups), photograph and one tile per run."""
+
+    id: str
+    target: str
+    group: str
+    photo: str
+    has_boxes: bool
+    tiles: tuple[Tile, ...]
+
+
+def build_gallery(explainers: Sequence[Explainer], data: str, split: str) -> list[Example]:
+    """Explain a fixed choice of images with every run.
+
+    Args:
+        explainers: one per run, all with the classes of the data set.
+        data: stored data set, folder or s3:// address.
+        split: the split to choose from; see :func:`raytrain_xai.report.selection.choose_images`.
+    Raises:
+        DataError: no such data set or split.
+    """
+    stored = StoredSplit(data, split)
+    info, rows = stored.info, stored.annotations
+    labels = [part.tolist() for part in np.split(rows.labels, rows.label_offsets[1:-1])]
+    choices = choose_images(labels, rows.groups.tolist() if info.groups else None, NUM_IMAGES)
+    indices = [choice.index for choice in choices]
+    shown, ids = load_samples(data, split, indices, SHOWN_PX)
+    target = torch.tensor([choice.target for choice in choices])
+    columns = [
+        _tiles(position, explainer, load_samples(data, split, indices, explainer.image_size)[0], shown, target, info)
+        for position, explainer in enumerate(explainers)
+    ]
+    return [
+        _example(info, choice, ids[row], shown, row, tuple(column[row] for column in columns))
+        for row, choice in enumerate(choices)
+    ]
+
+
+def _tiles(run: int, explainer: Explainer, batch: Batch, shown: Batch, target: Tensor, info: DatasetInfo) -> list[Tile]:
+    logits, pairs = explainer.attribute(batch.images, target)
+    logits, maps = logits.cpu(), pairs.maps.cpu()
+    size = (explainer.image_size, explainer.image_size)
+    region = rasterise(batch.boxes, batch.box_labels == target[:, None], size)
+    epg = energy_pointing_game(maps, region)
+    has_region = region.flatten(1).any(dim=1)
+    overlays = overlay_heatmap(shown.images, maps)
+    rows = range(len(target))
+    return [
+        Tile(
+            run=run,
+            heatmap=data_uri(to_picture(overlays[row])),
+            rgba=None if pairs.rgba is None else data_uri(on_white(to_picture(pairs.rgba[row]))),
+            epg=float(epg[row]) if has_region[row] else None,
+            probability=float(logits[row, target[row]].sigmoid()),
+            verdict=_verdict(logits[row], int(target[row]), info),
+        )
+        for row in rows
+    ]
+
+
+def _verdict(logits: Tensor, target: int, info: DatasetInfo) -> str:
+    """What a network says instead of the true class; empty when it says the true class."""
+    if info.task == "multilabel":
+        return "" if logits[target] >= 0 else "not found"
+    answer = int(logits.argmax())
+    return "" if answer == target else f"says {info.classes[answer]}"
+
+
+def _example(info: DatasetInfo, choice: Choice, id_: str, shown: Batch, row: int, tiles: tuple[Tile, ...]) -> Example:
+    own = shown.boxes[row][shown.box_labels[row] == choice.target].tolist()
+    known_group = info.groups is not None and choice.group is not None and choice.group >= 0
+    return Example(
+        id=id_,
+        target=info.classes[choice.target],
+        group=info.groups[choice.group] if known_group else "",
+        photo=data_uri(draw_boxes(to_picture(shown.images[row].permute(1, 2, 0)), own)),
+        has_boxes=bool(own),
+        tiles=tiles,
+    )

@@ -1,0 +1,144 @@
+"""The report: one HTML file with everything in it, readable years later and without a network."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import jinja2
+
+from raytrain_xai import __version__
+from raytrain_xai.errors import ConfigError
+from raytrain_xai.explain import Explainer, available_device
+from raytrain_xai.report.curves import Series, colour_of, front_chart, group_chart, line_chart
+from raytrain_xai.report.gallery import build_gallery
+from raytrain_xai.report.runs import RunRecord, differences, read_runs
+from raytrain_xai.report.tables import Table, essentials, metric_table
+from raytrain_xai.storage import locate, write_bytes
+
+PAGE = "report.html"
+_GROUP = "group_"
+_TRAINING = (("loss", "Training loss, as differentiated"), ("cls", "Classification loss"), ("loc", "Localisation loss"))
+_VALIDATION = (
+    ("f1", "F1, validation"),
+    ("epg", "EPG, validation"),
+    ("iou", "IoU, validation"),
+    ("worst_group", "Worst group, validation"),
+)
+_READING = (
+    "EPG is the share of a heatmap's positive evidence that lies inside the boxes of the object, IoU how well the "
+    "thresholded heatmap covers them, worst group the accuracy of the sub-population that fares worst; all in percent. "
+    "A run that looks at the right thing gains EPG without losing F1, and where background and class are confounded it "
+    "gains worst-group accuracy."
+)
+
+
+@dataclass(frozen=True)
+class Chart:
+    """A drawing and its heading."""
+
+    title: str
+    svg: str
+
+
+def write_report(runs: Sequence[str], out: str | None = None, *, data: str | None = None) -> str:
+    """Write one self-contained page about one run or several.
+
+    Args:
+        runs: run folders, local or s3://; they must have been trained on the same classes.
+        out: file to write, local or s3://; by default ``report.html`` in the folder of a single run, else in the
+            current directory.
+        data: stored data set that the pictures are taken from; by default that of the first run.
+    Returns:
+        Address of the page.
+    Raises:
+        ConfigError: not a run, a run given twice, or runs of different classes.
+        CheckpointError: a run is not finished, or a file of it is damaged.
+        DataError: the data set cannot be read.
+    """
+    records = read_runs(runs)
+    explainers = [Explainer.load(uri, device=available_device()) for uri in runs]
+    _check_same_classes(records, explainers)
+    if out is not None:
+        target = locate(out)
+    elif len(records) == 1:
+        target = records[0].at.child(PAGE)
+    else:
+        target = locate(PAGE)
+    page = render(records, explainers, data or records[0].config.data.path)
+    write_bytes(target, page.encode())
+    return target.uri
+
+
+def render(runs: Sequence[RunRecord], explainers: Sequence[Explainer], data: str) -> str:
+    """The page as text; arguments as read by :func:`write_report`, one explainer per run."""
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("raytrain_xai.report"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    split = "test" if all("test" in run.final for run in runs) else "val"
+    gallery = build_gallery(explainers, data, split)
+    return environment.get_template("report.html.j2").render(
+        title=runs[0].label if len(runs) == 1 else f"{len(runs)} runs compared",
+        version=__version__,
+        runs=[
+            {"label": run.label, "colour": colour_of(position), "essentials": essentials(run)}
+            for position, run in enumerate(runs)
+        ],
+        reading=_READING,
+        tables=_tables(runs),
+        gallery=gallery,
+        split=split,
+        group_chart=_groups(runs, split),
+        charts=_charts(runs),
+        front=_front(runs),
+        differences=differences([run.config for run in runs]),
+    )
+
+
+def _check_same_classes(runs: Sequence[RunRecord], explainers: Sequence[Explainer]) -> None:
+    for run, explainer in zip(runs, explainers, strict=True):
+        if explainer.classes != explainers[0].classes:
+            raise ConfigError(
+                f"{runs[0].at.uri} and {run.at.uri} were trained on different classes "
+                f"({', '.join(explainers[0].classes)}; {', '.join(explainer.classes)}); make a report for each"
+            )
+
+
+def _tables(runs: Sequence[RunRecord]) -> list[Table]:
+    splits = (("test", "Test split"), ("val", "Validation split, at the measured checkpoint"))
+    measured = [(caption, [run.final.get(split, {}) for run in runs]) for split, caption in splits]
+    return [metric_table(caption, metrics) for caption, metrics in measured if any(metrics)]
+
+
+def _charts(runs: Sequence[RunRecord]) -> list[Chart]:
+    curves = [(title, [run.training_curve(name) for run in runs]) for name, title in _TRAINING]
+    curves += [(title, [run.validation_curve(name) for run in runs]) for name, title in _VALIDATION]
+    charts: list[Chart] = []
+    for title, points in curves:
+        series = [Series(run, x, y) for run, (x, y) in enumerate(points) if x]
+        if series:
+            charts.append(Chart(title, line_chart(title, series)))
+    return charts
+
+
+def _front(runs: Sequence[RunRecord]) -> str | None:
+    series: list[Series] = []
+    for position, run in enumerate(runs):
+        points = [point for point in run.evaluated if "epg" in point]
+        x, y = [point["f1"] for point in points], [point["epg"] for point in points]
+        if points:
+            series.append(Series(position, x, y, [point["on_front"] for point in points]))
+    return front_chart("F1 against EPG of every evaluated checkpoint", series) if series else None
+
+
+def _groups(runs: Sequence[RunRecord], split: str) -> str | None:
+    """Bars of the groups that every run measured."""
+    names = [key for key in runs[0].final[split] if key.startswith(_GROUP) and all(key in r.final[split] for r in runs)]
+    if not names:
+        return None
+    values = [[run.final[split][name] for name in names] for run in runs]
+    return group_chart("Accuracy per group", [name.removeprefix(_GROUP) for name in names], values)

@@ -1,0 +1,96 @@
+"""Small finished runs in the run-folder format, on composed scenes, with random weights and made-up logs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from raytrain_xai.checkpoint import Checkpoint, write_checkpoint
+from raytrain_xai.config import RunConfig, parse_config
+from raytrain_xai.data.dataset import open_dataset
+from raytrain_xai.data.prepare import prepare
+from raytrain_xai.data.sources import read_source
+from raytrain_xai.models.zoo import build_network
+from raytrain_xai.run_folder import create_run, write_json
+from raytrain_xai.storage import write_bytes
+
+STEPS_PER_EPOCH = 10
+MakeRun = Callable[..., str]
+
+
+@pytest.fixture(scope="session")
+def birds(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """24 / 6 / 12 composed scenes of two bird classes in four groups."""
+    dest = str(tmp_path_factory.mktemp("data") / "birds")
+    prepare(read_source("scenes-birds", None, 0, {"num_train": 24, "size": 48}), dest)
+    return dest
+
+
+@pytest.fixture(scope="session")
+def objects(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """24 / 6 / 12 composed scenes of eight classes, several in an image, no groups."""
+    dest = str(tmp_path_factory.mktemp("data") / "objects")
+    prepare(read_source("scenes-multi", None, 0, {"num_train": 24, "size": 48}), dest)
+    return dest
+
+
+@pytest.fixture(scope="session")
+def make_run() -> MakeRun:
+    """``make_run(storage, name, data, **sections)`` -> address of a finished run of two epochs."""
+    return _make_run
+
+
+def _make_run(
+    storage: Path, name: str, data: str, *, model: str = "squeezenet1_1", seed: int = 0,
+    test: Mapping[str, float] | None = None, **sections: Any,
+) -> str:  # fmt: skip
+    raw = {
+        "name": name, "storage": str(storage), "seed": seed, "epochs": 2,
+        "data": {"path": data, "image_size": 32}, "model": {"name": model}, **sections,
+    }  # fmt: skip
+    config = parse_config(raw)
+    at = create_run(config)
+    history = [
+        {"step": STEPS_PER_EPOCH * epoch, "epoch": epoch, "val": {"f1": f1, "epg": epg, "iou": 0.2, "iou_threshold": 0.3}}
+        for epoch, (f1, epg) in enumerate([(0.5, 0.25), (0.75, 0.5)], start=1)
+    ]
+    _write_weights(at.child("checkpoints"), config, data, history)
+    final = {
+        "val": history[-1]["val"], "selected": {"step": history[-1]["step"], "epoch": 2}, "iou_threshold": 0.3,
+        "test": {"f1": 0.7, "epg": 0.45, "iou": 0.25} if test is None else dict(test),
+    }  # fmt: skip
+    write_json(at.child("metrics.json"), final)
+    points = [{"step": h["step"], "epoch": h["epoch"], **h["val"], "on_front": h is history[-1]} for h in history]
+    write_json(at.child("pareto.json"), {"points": points})
+    write_bytes(at.child("metrics.jsonl"), "".join(json.dumps(r) + "\n" for r in _log(history)).encode())
+    return at.uri
+
+
+def _write_weights(folder: Any, config: RunConfig, data: str, history: list[dict[str, Any]]) -> None:
+    info = open_dataset(data)
+    for entry in history:
+        torch.manual_seed(config.seed + entry["epoch"])
+        network = build_network(config.model.name, len(info.classes), weights=None, norm_statistics="frozen")
+        state = {
+            "step": entry["step"], "epoch": entry["epoch"], "step_in_epoch": 0, "history": history,
+            "data": {"classes": info.classes, "task": info.task, "groups": info.groups},
+        }  # fmt: skip
+        write_checkpoint(folder, Checkpoint(entry["step"], network.net.state_dict(), {}, state), lambda: None)
+
+
+def _log(history: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """A first attempt of 30 s, a break, and a second one of 50 s."""
+    records = [
+        {"kind": "event", "event": "started", "step": 0, "epoch": 0, "attempt": 1, "time": 1000.0},
+        {"kind": "step", "step": 5, "epoch": 0, "loss": 0.9, "cls": 0.7, "loc": 0.2, "attempt": 1, "time": 1020.0},
+        {"kind": "epoch", "attempt": 1, "time": 1030.0, **history[0]},
+        {"kind": "event", "event": "started", "step": 10, "epoch": 1, "attempt": 2, "time": 2000.0},
+        {"kind": "step", "step": 15, "epoch": 1, "loss": 0.5, "cls": 0.4, "loc": 0.1, "attempt": 2, "time": 2025.0},
+        {"kind": "epoch", "attempt": 2, "time": 2050.0, **history[1]},
+    ]
+    return records
