@@ -16,7 +16,7 @@ from collections.abc import Generator
 from dataclasses import dataclass
 from pathlib import Path
 
-from pyarrow import fs
+from pyarrow import NativeFile, fs
 
 from raytrain_xai.errors import ConfigError, DataError
 
@@ -61,9 +61,7 @@ def locate(uri: str) -> Location:
     if scheme is None:
         return Location(fs.LocalFileSystem(), str(Path(uri).expanduser().absolute()), uri)
     if scheme[1].lower() not in ("file", "s3"):
-        raise ConfigError(
-            f"{uri}: scheme {scheme[1]}:// is not supported; give a folder, file:// or s3://BUCKET/PATH"
-        )
+        raise ConfigError(f"{uri}: scheme {scheme[1]}:// is not supported; give a folder, file:// or s3://BUCKET/PATH")
     try:
         filesystem, path = fs.FileSystem.from_uri(uri)
     except (OSError, ValueError) as error:  # pyarrow's ArrowInvalid is a ValueError
@@ -89,6 +87,17 @@ def read_bytes(at: Location) -> bytes:
     """
     with _named(at, "read"), at.filesystem.open_input_stream(at.path) as stream:
         return stream.read()
+
+
+@contextlib.contextmanager
+def open_file(at: Location) -> Generator[NativeFile]:
+    """A file for reading at any position, for formats that are read in part; closed at the end of the block.
+
+    Raises:
+        DataError: the file is missing or cannot be read.
+    """
+    with _named(at, "read"), at.filesystem.open_input_file(at.path) as file:
+        yield file
 
 
 def write_bytes(at: Location, data: bytes) -> None:

@@ -1,0 +1,142 @@
+"""Rows of a stored split to batches: decode, augment, pad, and optionally keep the decoded images."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from raytrain_xai.data.dataset import StoredSplit
+from raytrain_xai.data.decode import decode_rgb, read_mask
+from raytrain_xai.data.sampling import BatchPlan
+from raytrain_xai.data.transforms import Augment, Sample, augment, resize
+from raytrain_xai.errors import DataError
+from raytrain_xai.types import Batch
+
+
+@dataclass(frozen=True)
+class DecodedImages:
+    """Decoded, resized images and masks of a split, filled as they are read.
+
+    Attributes:
+        images: (n, 3, S, S) uint8.
+        masks: (n, S, S) uint8, or None when the data set has none.
+        is_filled, has_mask: (n,) bool.
+    """
+
+    images: Tensor
+    masks: Tensor | None
+    is_filled: Tensor
+    has_mask: Tensor
+
+    def share_memory_(self) -> DecodedImages:
+        """Move to shared memory, so that decoding processes fill it for each other and for later epochs."""
+        for tensor in (self.images, self.masks, self.is_filled, self.has_mask):
+            if tensor is not None:
+                tensor.share_memory_()
+        return self
+
+
+def make_cache(stored: StoredSplit, image_size: int) -> DecodedImages:
+    """An empty cache for all rows of a split (3 or 4 bytes a pixel, taken from the system as it fills)."""
+    n = len(stored)
+    square = (image_size, image_size)
+    return DecodedImages(
+        images=torch.empty((n, 3, *square), dtype=torch.uint8),
+        masks=torch.empty((n, *square), dtype=torch.uint8) if stored.info.has_masks else None,
+        is_filled=torch.zeros(n, dtype=torch.bool),
+        has_mask=torch.zeros(n, dtype=torch.bool),
+    )
+
+
+class PlannedBatches(Dataset[Batch]):
+    """Map from a :class:`BatchPlan` to its :class:`Batch`; what a ``DataLoader`` calls in its processes."""
+
+    def __init__(
+        self, stored: StoredSplit, image_size: int, mode: Augment, seed: int, cache: DecodedImages | None
+    ) -> None:
+        self.stored = stored
+        self.image_size = image_size
+        self.mode: Augment = mode
+        self.seed = seed
+        self.cache = cache
+
+    def __getitem__(self, plan: BatchPlan) -> Batch:
+        samples = [self._sample(int(index), plan.epoch) for index in plan.indices]
+        annotations, info = self.stored.annotations, self.stored.info
+        boxes, box_labels = _pad_boxes(samples)
+        masks, has_mask = _stack_masks(samples, self.image_size) if info.has_masks else (None, None)
+        return Batch(
+            images=torch.stack([sample.image for sample in samples]),
+            labels=torch.from_numpy(annotations.multi_hot(plan.indices, len(info.classes))),
+            boxes=boxes,
+            box_labels=box_labels,
+            masks=masks,
+            has_mask=torch.zeros(len(samples), dtype=torch.bool) if has_mask is None else has_mask,
+            annotated_rows=torch.from_numpy(plan.annotated_rows),
+            groups=torch.from_numpy(annotations.groups[plan.indices]),
+            index=torch.from_numpy(plan.indices),
+            step_size=plan.step_size,
+            step_annotated=plan.step_annotated,
+        )
+
+    def _sample(self, index: int, epoch: int | None) -> Sample:
+        """One image as the network gets it: scaled only without an epoch, else augmented."""
+        sample = self._original(index) if self.cache is None else self._cached(index, self.cache)
+        if epoch is None:
+            return sample if self.cache is not None else resize(sample, self.image_size)
+        return augment(sample, self.mode, self.image_size, (self.seed, epoch, index))
+
+    def _original(self, index: int) -> Sample:
+        encoded, encoded_mask = self.stored.encoded(index)
+        try:
+            image = torch.from_numpy(decode_rgb(encoded).copy()).permute(2, 0, 1)
+            mask = None if encoded_mask is None else torch.from_numpy(read_mask(encoded_mask).copy())
+        except DataError as error:
+            name = self.stored.annotations.ids[index].as_py()
+            raise DataError(f"stored image {name!r} in {self.stored.location.uri}: {error}; prepare again") from error
+        boxes, box_labels = self._boxes(index)
+        return Sample(image, boxes, box_labels, mask)
+
+    def _cached(self, index: int, cache: DecodedImages) -> Sample:
+        if not cache.is_filled[index]:
+            self._fill(index, cache)
+        boxes, box_labels = self._boxes(index)
+        width, height = (int(side) for side in self.stored.annotations.size[index])
+        scale = torch.tensor([self.image_size / width, self.image_size / height]).repeat(2)
+        mask = cache.masks[index] if cache.masks is not None and cache.has_mask[index] else None
+        return Sample(cache.images[index], boxes * scale, box_labels, mask)
+
+    def _fill(self, index: int, cache: DecodedImages) -> None:
+        sample = resize(self._original(index), self.image_size)
+        cache.images[index] = sample.image
+        if cache.masks is not None and sample.mask is not None:
+            cache.masks[index] = sample.mask
+            cache.has_mask[index] = True
+        cache.is_filled[index] = True  # last: another process may look at any time
+
+    def _boxes(self, index: int) -> tuple[Tensor, Tensor]:
+        annotations = self.stored.annotations
+        own = slice(int(annotations.box_offsets[index]), int(annotations.box_offsets[index + 1]))
+        return torch.from_numpy(annotations.boxes[own]), torch.from_numpy(annotations.box_labels[own])
+
+
+def _pad_boxes(samples: Sequence[Sample]) -> tuple[Tensor, Tensor]:
+    """(B, R, 4) float32 and (B, R) int64 with -1 where an image has fewer than R boxes."""
+    most = max(len(sample.boxes) for sample in samples)
+    boxes = torch.zeros((len(samples), most, 4))
+    box_labels = torch.full((len(samples), most), -1, dtype=torch.int64)
+    for row, sample in enumerate(samples):
+        boxes[row, : len(sample.boxes)] = sample.boxes
+        box_labels[row, : len(sample.boxes)] = sample.box_labels
+    return boxes, box_labels
+
+
+def _stack_masks(samples: Sequence[Sample], size: int) -> tuple[Tensor, Tensor]:
+    empty = torch.zeros((size, size), dtype=torch.uint8)
+    masks = torch.stack([empty if sample.mask is None else sample.mask for sample in samples])
+    return masks, torch.from_numpy(np.array([sample.mask is not None for sample in samples]))

@@ -1,0 +1,165 @@
+"""Batches of stored data sets for training, evaluation and galleries.
+
+Training reads every sample once per epoch over all workers (an incomplete last step is dropped), in an order and with
+augmentations that are functions of the configuration only, so that a run resumes at any step with the batches it would
+have had. Images are decoded in the training process or in ``data.num_loader_workers`` processes, to uint8 tensors.
+
+Why not Ray Data: its shards are dealt out dynamically, so the content of a step is neither reproducible nor
+resumable, and on one or a few machines a plain loader decodes as fast with less to start. Ray Data pays when decoding
+needs machines of its own, when data has to spill, or when CPU preprocessing feeds GPU inference. One property to
+know before choosing: a step takes its samples from one window of the whole epoch, so every worker reads all shards
+of that window (from S3 as well) and decodes only its own samples.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import cast
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from raytrain_xai.config import RunConfig
+from raytrain_xai.data.batches import PlannedBatches, make_cache
+from raytrain_xai.data.boxes import annotation_subset
+from raytrain_xai.data.dataset import DatasetInfo, StoredSplit
+from raytrain_xai.data.parquet import ROW_GROUP_ROWS
+from raytrain_xai.data.sampling import BatchPlan, epoch_order, evaluation_plan, full_plan, training_plan
+from raytrain_xai.errors import DataError
+from raytrain_xai.types import Batch
+
+
+class Batches(Iterable[Batch]):
+    """Planned batches of one worker; iterating again gives the same ones."""
+
+    def __init__(self, dataset: PlannedBatches, plans: Sequence[BatchPlan], num_workers: int) -> None:
+        self._dataset = dataset
+        self._plans = plans
+        self._num_workers = num_workers
+
+    def __len__(self) -> int:
+        return len(self._plans)
+
+    def __iter__(self) -> Iterator[Batch]:
+        num_workers = min(self._num_workers, len(self._plans))
+        # fork shares the annotations; an S3 client does not survive it
+        start = "fork" if self._dataset.stored.location.is_local else "spawn"
+        loader = DataLoader(
+            self._dataset,
+            batch_size=None,  # the data set makes whole batches
+            sampler=cast("Iterable[int]", self._plans),
+            num_workers=num_workers,
+            multiprocessing_context=start if num_workers else None,
+            generator=torch.Generator(),  # else the loader draws from the global state, which belongs to the training
+        )
+        yield from loader
+
+
+class TrainingData:
+    """The training split of a run as one worker reads it: annotations and decoded images are kept over epochs."""
+
+    def __init__(self, config: RunConfig, info: DatasetInfo, *, rank: int, world_size: int) -> None:
+        """
+        Args:
+            config: data, seed, batch_size, accumulate and guidance sections are used.
+            info: of ``config.data.path``, as the run was started with.
+            rank, world_size: this worker and the number of workers.
+        Raises:
+            DataError: no training split, or the data set changed since ``info`` was read.
+        """
+        data = config.data
+        self._config = config
+        self._rank = rank
+        self._world_size = world_size
+        # the row groups of a window, whose borders may cut one on each side
+        stored = StoredSplit(data.path, "train", cached_rows=data.shuffle_window + 2 * ROW_GROUP_ROWS)
+        if stored.info.fingerprint != info.fingerprint:
+            raise DataError(f"{data.path} is not the data set this run was started with; it was prepared anew")
+        cache = make_cache(stored, data.image_size) if data.cache_decoded else None
+        if cache is not None and data.num_loader_workers:
+            cache.share_memory_()
+        self._dataset = PlannedBatches(stored, data.image_size, data.augment, config.seed, cache)
+        self._annotated = self._annotation_budget(stored)
+
+    def epoch(self, epoch: int, start_step: int = 0) -> Batches:
+        """Batches of one epoch from an optimiser step on, ``accumulate`` of them for each step.
+
+        Raises:
+            DataError: the split is smaller than one batch.
+        """
+        config = self._config
+        shard_rows = [shard.rows for shard in self._dataset.stored.shards]
+        steps = training_plan(
+            epoch_order(shard_rows, config.data.shuffle_window, config.seed, epoch),
+            self._annotated,
+            batch_size=config.batch_size,
+            parts=self._world_size * config.accumulate,
+            epoch=epoch,
+        )
+        own = [plan for step in steps[start_step:] for plan in step[self._rank :: self._world_size]]
+        return Batches(self._dataset, own, config.data.num_loader_workers)
+
+    def _annotation_budget(self, stored: StoredSplit) -> np.ndarray:
+        """(n,) bool: images of the budget that have something to guide with.
+
+        The budget is a share of all training images, as in the paper; images that have no box or mask stay unguided.
+        """
+        guidance = self._config.guidance
+        chosen = annotation_subset(len(stored), guidance.annotated_fraction, self._config.seed).numpy()
+        return chosen & stored.annotations.has_box
+
+
+def training_batches(
+    config: RunConfig, info: DatasetInfo, epoch: int, *, rank: int, world_size: int, start_step: int = 0
+) -> Batches:
+    """One epoch of :class:`TrainingData`, which see; keep that object instead when training several epochs."""
+    return TrainingData(config, info, rank=rank, world_size=world_size).epoch(epoch, start_step)
+
+
+def evaluation_batches(
+    path: str, split: str, image_size: int, batch_size: int, *, rank: int = 0, world_size: int = 1
+) -> Batches:
+    """A worker's contiguous share of a split, each sample once, scaled only, all annotated, in stored order.
+
+    Raises:
+        DataError: no such data set or split.
+    """
+    stored = StoredSplit(path, split)
+    plans = evaluation_plan(len(stored), batch_size, rank=rank, world_size=world_size)
+    return Batches(_plain(stored, image_size), plans, num_workers=0)
+
+
+def load_samples(
+    path: str, split: str, ids_or_indices: Sequence[str] | Sequence[int], image_size: int
+) -> tuple[Batch, list[str]]:
+    """Some samples in the given order, as evaluation sees them, and their ids.
+
+    Args:
+        ids_or_indices: ids as stored, or row numbers (``Batch.index``); one or more.
+    Raises:
+        DataError: no such data set, split or sample.
+    """
+    stored = StoredSplit(path, split)
+    if not ids_or_indices:
+        raise DataError("no samples asked for; give one or more ids or row numbers")
+    if isinstance(ids_or_indices[0], str):
+        indices = stored.find(cast("Sequence[str]", ids_or_indices))
+    else:
+        indices = np.array(ids_or_indices, dtype=np.int64)
+        if indices.min() < 0 or indices.max() >= len(stored):
+            raise DataError(f"row {indices.max()} is not in split {split} of {path}, which has {len(stored)} rows")
+    ids = [stored.annotations.ids[int(index)].as_py() for index in indices]
+    return _plain(stored, image_size)[full_plan(indices)], ids
+
+
+def split_labels(path: str, split: str) -> tuple[Tensor, Tensor]:
+    """Labels (n, C) float32 multi-hot and groups (n,) int64 (-1 none) of a whole split, without reading images."""
+    stored = StoredSplit(path, split)
+    labels = stored.annotations.multi_hot(np.arange(len(stored)), len(stored.info.classes))
+    return torch.from_numpy(labels), torch.from_numpy(stored.annotations.groups)
+
+
+def _plain(stored: StoredSplit, image_size: int) -> PlannedBatches:
+    return PlannedBatches(stored, image_size, "none", seed=0, cache=None)
