@@ -1,0 +1,67 @@
+"""Live progress of a run: a bar on a terminal, one line per record elsewhere."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Generator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import click
+
+Show = Callable[[dict[str, Any]], None]
+
+_VALIDATION = ("f1", "epg", "iou", "accuracy", "worst_group")
+
+
+@contextmanager
+def live_progress() -> Generator[Show]:
+    """A function that shows records of ``metrics.jsonl`` on stderr as they come in."""
+    if not sys.stderr.isatty():
+        yield _echo
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+    console = Console(stderr=True)
+    columns = (
+        TextColumn("epoch {task.fields[epoch]}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.description}"),
+    )
+    with Progress(*columns, console=console, transient=True) as progress:
+        task = progress.add_task("starting", total=None, epoch=1)
+
+        def show(record: dict[str, Any]) -> None:
+            if record["kind"] == "step":
+                progress.update(task, completed=record["step"], epoch=record["epoch"] + 1, description=_numbers(record))
+                return
+            if record.get("event") == "start":
+                progress.update(task, total=record["num_steps"], completed=record["step"], description="")
+            console.print(describe(record), highlight=False, markup=False)
+
+        yield show
+
+
+def describe(record: Mapping[str, Any]) -> str:
+    """One line for one record."""
+    if record["kind"] == "event":
+        return f"{record['event']}: {record['message']}"
+    if record["kind"] == "epoch":
+        values = (f"{name} {record['val'][name]:.3f}" for name in _VALIDATION if name in record["val"])
+        return f"epoch {record['epoch']} done, validation: {', '.join(values)}"
+    return f"epoch {record['epoch'] + 1} step {record['step']}: {_numbers(record)}"
+
+
+def _numbers(record: Mapping[str, Any]) -> str:
+    parts = [f"{name} {record[name]:.4g}" for name in ("loss", "cls", "loc") if name in record]
+    if record.get("empty_maps"):
+        parts.append(f"empty maps {record['empty_maps']:.0%}")
+    minutes, seconds = divmod(round(record["seconds_left"]), 60)
+    parts += [f"{record['images_per_s']:.0f} images/s", f"input wait {record['input_wait']:.0%}"]
+    return ", ".join([*parts, f"{minutes}:{seconds:02d} left"])
+
+
+def _echo(record: dict[str, Any]) -> None:
+    click.echo(describe(record), err=True)

@@ -1,0 +1,141 @@
+"""Starting, joining and leaving Ray, with nothing left behind and no cluster open to strangers."""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import secrets
+import shutil
+import tempfile
+from collections.abc import Generator
+from contextlib import contextmanager
+from pathlib import Path
+
+from raytrain_xai.config import RunConfig
+from raytrain_xai.errors import ConfigError, RunError
+
+_OBJECT_STORE_BYTES = 80 << 20  # nothing large travels through it; containers often have 64 MiB of shared memory
+_TOKEN = "RAY_AUTH_TOKEN"
+_TOKEN_SOURCES = (_TOKEN, "RAY_AUTH_TOKEN_PATH")
+
+logger = logging.getLogger(__name__)
+
+
+@contextmanager
+def connected(config: RunConfig, address: str, *, debug: bool) -> Generator[None]:
+    """Ray for the time of the block: a local cluster of its own, or the one at ``address``.
+
+    A cluster that this process is connected to already is used as it is and left running.
+
+    Args:
+        address: ``local``, ``auto``, ``ray://HOST:PORT`` or ``HOST:PORT``.
+        debug: show what workers print and log.
+
+    Raises:
+        ConfigError: a local machine without enough GPUs.
+        RunError: the cluster cannot be reached.
+    """
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    import ray
+
+    if ray.is_initialized():
+        yield
+    elif address == "local":
+        with _local_cluster(config, debug=debug):
+            yield
+    else:
+        _choose_auth_mode()
+        try:
+            ray.init(address=address, log_to_driver=debug, logging_level=logging.WARNING)
+        except (ConnectionError, RuntimeError, ValueError) as error:
+            raise RunError(
+                f"no Ray cluster at {address}: {' '.join(str(error).split())}; check the address, and that "
+                "RAY_AUTH_MODE and the token are those of the cluster"
+            ) from error
+        try:
+            yield
+        finally:
+            ray.shutdown()
+
+
+@contextmanager
+def _local_cluster(config: RunConfig, *, debug: bool) -> Generator[None]:
+    import ray
+
+    needed = math.ceil(config.workers * config.resources.cpus_per_worker)
+    available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    if needed > available:
+        logger.warning("%d CPUs are asked for on a machine with %d; workers share them", needed, available)
+    folder = tempfile.mkdtemp(prefix="rx-")  # short: socket paths below it are limited to about 107 characters
+    try:
+        with _own_token():
+            ray.init(
+                address="local",
+                num_cpus=max(needed, available),
+                object_store_memory=_OBJECT_STORE_BYTES,
+                include_dashboard=False,
+                log_to_driver=debug,
+                logging_level=logging.WARNING,
+                _temp_dir=folder,
+            )
+            try:
+                _check_gpus(config)
+                yield
+            finally:
+                ray.shutdown()
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def _own_token() -> Generator[None]:
+    """Token authentication for a cluster of this process only: a fresh token, in the environment and nowhere else.
+
+    Ray's ports are reachable from the network, and whoever may talk to them runs code. A mode or token that the user
+    set is respected. Left alone, Ray would write a token into the home directory.
+    """
+    added: list[str] = []
+    if "RAY_AUTH_MODE" not in os.environ:
+        os.environ["RAY_AUTH_MODE"] = "token"
+        added.append("RAY_AUTH_MODE")
+    if os.environ["RAY_AUTH_MODE"] == "token" and not any(name in os.environ for name in _TOKEN_SOURCES):
+        os.environ[_TOKEN] = secrets.token_hex(32)
+        added.append(_TOKEN)
+    try:
+        yield
+    finally:
+        for name in added:
+            os.environ.pop(name, None)
+
+
+def _choose_auth_mode() -> None:
+    """Joining a cluster never switches token authentication on by itself; do so when there is a token."""
+    has_token = any(name in os.environ for name in _TOKEN_SOURCES) or (Path.home() / ".ray" / "auth_token").is_file()
+    os.environ.setdefault("RAY_AUTH_MODE", "token" if has_token else "disabled")
+
+
+def _check_gpus(config: RunConfig) -> None:
+    import ray
+
+    needed = config.workers * config.resources.gpus_per_worker
+    available = ray.cluster_resources().get("GPU", 0.0)
+    if needed > available:
+        raise ConfigError(
+            f"{config.workers} workers with resources.gpus_per_worker={config.resources.gpus_per_worker} need "
+            f"{needed:g} GPUs, this machine has {available:g}; set fewer workers, or gpus_per_worker=0"
+        )
+
+
+def shortage(config: RunConfig) -> str | None:
+    """What the connected cluster lacks for this run right now, or None; more nodes may still join."""
+    import ray
+
+    have = ray.cluster_resources()
+    workers, resources = config.workers, config.resources
+    lacks = [
+        f"{needed:g} {name} (it has {have.get(name, 0.0):g})"
+        for name, needed in (("CPU", workers * resources.cpus_per_worker), ("GPU", workers * resources.gpus_per_worker))
+        if needed > have.get(name, 0.0)
+    ]
+    return f"waiting for the cluster to offer {' and '.join(lacks)}" if lacks else None

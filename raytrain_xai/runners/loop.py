@@ -1,0 +1,159 @@
+"""The training loop of one worker: plain PyTorch, the same in the calling process and in a Ray worker.
+
+Resuming is bitwise because nothing random has a state: the order of samples, their augmentation and the guided class
+are functions of (seed, epoch or step, sample), and torch's generators are seeded before every forward pass.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from itertools import islice
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from raytrain_xai.config import RunConfig
+from raytrain_xai.data.dataset import DatasetInfo
+from raytrain_xai.data.loader import TrainingData
+from raytrain_xai.run_folder import METRICS, write_json
+from raytrain_xai.runners.collective import broadcast_json
+from raytrain_xai.runners.finite import StepResult, is_finite, stop_non_finite
+from raytrain_xai.runners.history import Position, selected, stops_early
+from raytrain_xai.runners.meter import SUMS, Meter
+from raytrain_xai.runners.optimiser import apply_gradients, learning_rate
+from raytrain_xai.runners.session import Session, Worker, build_session, load_step, measure, restore, save
+from raytrain_xai.runners.tracking import Tracker
+from raytrain_xai.types import Batch
+
+
+def train(worker: Worker, config: RunConfig, info: DatasetInfo) -> dict[str, Any]:
+    """Train from the newest checkpoint (or from the start) to the end, and measure the selected checkpoint.
+
+    A collective: all workers call it with equal ``config`` and ``info``.
+
+    Returns:
+        Content of ``metrics.json``.
+
+    Raises:
+        RunError: a non-finite loss or gradient, or a newer attempt took over the run.
+        DataError, CheckpointError: the storage holds something unusable.
+    """
+    session = build_session(worker, config, info)
+    position, tracker = restore(session)
+    num_steps = config.epochs * (info.splits["train"] // config.batch_size)
+    meter = Meter(worker, first_step=position.step, num_steps=num_steps)
+    data = TrainingData(config, info, rank=worker.rank, world_size=worker.world_size)
+    if tracker is not None:
+        tracker.started(position, num_steps, worker.world_size)
+    status = "FAILED"
+    try:
+        while position.epoch < config.epochs and not stops_early(position.history, config.evaluation):
+            batches = meter.timed(data.epoch(position.epoch, position.step_in_epoch))
+            position = _train_epoch(session, tracker, meter, batches, position).after_epoch()
+            if position.epoch % config.evaluation.every_epochs == 0 or position.epoch == config.epochs:
+                position = _evaluate(session, tracker, position)
+            save(session, tracker, position)
+        metrics = _finish(session, tracker, position)
+        status = "FINISHED"
+    finally:
+        if tracker is not None:
+            tracker.close(status)
+    return metrics
+
+
+def _train_epoch(
+    session: Session, tracker: Tracker | None, meter: Meter, batches: Iterable[Batch], position: Position
+) -> Position:
+    """The rest of the epoch at ``position``; returns the position after its last step."""
+    config = session.config
+    steps_per_epoch = session.info.splits["train"] // config.batch_size
+    session.model.train()
+    for parts in _grouped(batches, config.accumulate):
+        rate = learning_rate(config.optim, position.step, meter.num_steps)
+        result = forward_backward(session, parts, position.step)
+        if not is_finite(result):
+            stop_non_finite(session, result, position, tracker.attempt if tracker else None)
+        apply_gradients(session.optimizer, config.optim, rate, result.norm)
+        position = position.after_step()
+        meter.add(result.sums)
+        is_last = position.step_in_epoch == steps_per_epoch
+        if position.step % config.tracking.log_every_steps == 0 or is_last:
+            values = meter.read(position.step) | {"lr": rate}  # a collective and the only read of the sums
+            if tracker is not None:
+                tracker.add("step", position.step, position.epoch, values)
+        every = config.checkpoint.every_steps
+        if every is not None and position.step % every == 0 and not is_last:
+            save(session, tracker, position)
+    return position
+
+
+def forward_backward(session: Session, parts: Sequence[Batch], step: int) -> StepResult:
+    """Gradients of one optimiser step, averaged over workers, and the sums of its parts."""
+    config, worker, model = session.config, session.worker, session.model
+    session.optimizer.zero_grad(set_to_none=True)
+    sums = {name: torch.zeros((), dtype=torch.float64, device=worker.device) for name in SUMS}
+    for number, part in enumerate(parts):
+        is_last = number == len(parts) - 1
+        torch.manual_seed(step_seed(config.seed, step, number, worker.rank))
+        with _exchange(model, is_last):
+            with torch.autocast(worker.device.type, torch.bfloat16, enabled=config.precision == "bfloat16"):
+                output = model(part.to(worker.device), step, worker.world_size)
+            output.loss.backward()
+        sums["loss"] += output.loss.detach()
+        for name, value in output.sums.items():
+            sums[name] += value
+    gradients = {name: p.grad for name, p in session.parameters.items() if p.grad is not None}
+    norm = torch.nn.utils.get_total_norm(list(gradients.values()))
+    return StepResult(sums, gradients, norm, torch.cat([part.index for part in parts]))
+
+
+def _exchange(model: nn.Module, is_last: bool) -> AbstractContextManager[None]:
+    """Gradients of all parts of a step travel between the workers together, with the last part."""
+    return model.no_sync() if isinstance(model, DistributedDataParallel) and not is_last else nullcontext()
+
+
+def _evaluate(session: Session, tracker: Tracker | None, position: Position) -> Position:
+    """Measure the validation split; every worker continues with the numbers of worker 0."""
+    val = measure(session, "val", session.config.evaluation.iou_threshold)
+    position = position.evaluated(broadcast_json(val, session.worker.device))
+    if tracker is not None:
+        tracker.add("epoch", position.step, position.epoch, {"val": val})
+    session.worker.report(val)
+    return position
+
+
+def _finish(session: Session, tracker: Tracker | None, position: Position) -> dict[str, Any]:
+    """Measure the selected checkpoint on the test split and write ``metrics.json``."""
+    choice = selected(position.history, session.config.evaluation)
+    broadcast_json(choice.step, session.worker.device)  # worker 0 arrives here when the checkpoint is written
+    load_step(session, choice.step)
+    threshold = choice.val.get("iou_threshold")
+    metrics: dict[str, Any] = {
+        "val": choice.val,
+        "selected": {"step": choice.step, "epoch": choice.epoch},
+        "iou_threshold": threshold,
+    }
+    if session.info.splits.get("test"):
+        metrics["test"] = measure(session, "test", threshold)
+    if tracker is not None:
+        tracker.attempt.check()
+        write_json(tracker.attempt.run.child(METRICS), metrics)
+    return metrics
+
+
+def step_seed(seed: int, step: int, part: int, rank: int) -> int:
+    """Seed of torch's generators before one forward pass: a 64-bit hash, so that no state needs storing."""
+    mixed = 0
+    for value in (seed, step, part, rank):
+        mixed = (mixed ^ value) * 0x9E3779B97F4A7C15 & 0xFFFFFFFFFFFFFFFF
+        mixed ^= mixed >> 29
+    return mixed
+
+
+def _grouped(batches: Iterable[Batch], size: int) -> Iterator[list[Batch]]:
+    iterator = iter(batches)
+    while group := list(islice(iterator, size)):
+        yield group

@@ -1,0 +1,76 @@
+"""Running sums of a training run, kept on the device and read once per log interval."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator, Mapping
+
+import torch
+from torch import Tensor
+
+from raytrain_xai.runners.collective import sum_over_workers
+from raytrain_xai.runners.session import Worker
+from raytrain_xai.types import Batch
+
+SUMS = ("loss", "cls_sum", "count", "loc_sum", "guided_count", "empty_maps_sum")
+"""What a step adds up: the loss as differentiated, and the sums of ``GuidanceObjective``."""
+
+
+class Meter:
+    """Means since the last reading.
+
+    Args:
+        worker: whose device holds the sums.
+        first_step: where this attempt starts.
+        num_steps: where the run ends.
+    """
+
+    def __init__(self, worker: Worker, *, first_step: int, num_steps: int) -> None:
+        self.num_steps = num_steps
+        self._worker = worker
+        self._read_at_step = self._first_step = first_step
+        self._read_at = self._started_at = time.monotonic()
+        self._waited = 0.0
+        self._totals = torch.zeros(len(SUMS), dtype=torch.float64, device=worker.device)
+
+    def timed(self, batches: Iterable[Batch]) -> Iterator[Batch]:
+        """The batches of an epoch, with the time spent waiting for them counted; what came before is not counted."""
+        self._read_at, self._waited = time.monotonic(), 0.0
+        iterator = iter(batches)
+        while True:
+            asked_at = time.monotonic()
+            batch = next(iterator, None)
+            self._waited += time.monotonic() - asked_at
+            if batch is None:
+                return
+            yield batch
+
+    def add(self, sums: Mapping[str, Tensor]) -> None:
+        """Add one optimiser step; no host sync."""
+        self._totals += torch.stack([sums[name] for name in SUMS])
+
+    def read(self, step: int) -> dict[str, float]:
+        """Means over the samples of all workers since the last reading, at optimiser step ``step``. A collective.
+
+        Returns:
+            loss (as differentiated), cls, loc and empty_maps (share of guided maps without positive part) where there
+            is guidance, images_per_s over all workers, input_wait (share of this worker's time spent waiting for
+            data), seconds_left to the end of training.
+        """
+        totals = dict(zip(SUMS, sum_over_workers(self._totals).tolist(), strict=True))
+        now, steps = time.monotonic(), step - self._read_at_step
+        elapsed = max(now - self._read_at, 1e-9)
+        values = {
+            "loss": totals["loss"] / (steps * self._worker.world_size),
+            "cls": totals["cls_sum"] / totals["count"],
+        }
+        if totals["guided_count"]:
+            values["loc"] = totals["loc_sum"] / totals["guided_count"]
+            values["empty_maps"] = totals["empty_maps_sum"] / totals["guided_count"]
+        values["images_per_s"] = totals["count"] / elapsed
+        values["input_wait"] = self._waited / elapsed
+        per_step = (now - self._started_at) / (step - self._first_step)
+        values["seconds_left"] = per_step * (self.num_steps - step)
+        self._totals = torch.zeros_like(self._totals)
+        self._read_at, self._read_at_step, self._waited = now, step, 0.0
+        return values

@@ -1,0 +1,97 @@
+"""Checks on the driver, before any worker starts: what can be known to fail fails now, in one line."""
+
+from __future__ import annotations
+
+import os
+
+import torch
+from torch import nn
+
+from raytrain_xai.attribution.attribute import check_attribution
+from raytrain_xai.config import RunConfig
+from raytrain_xai.data.dataset import DatasetInfo, StoredSplit, open_dataset
+from raytrain_xai.errors import ConfigError, DataError
+from raytrain_xai.models.network import Network
+from raytrain_xai.models.zoo import build_network
+from raytrain_xai.runners.tracking import check_mlflow
+from raytrain_xai.storage import locate
+
+
+def resolve_paths(config: RunConfig) -> RunConfig:
+    """The same configuration with absolute local paths: Ray workers have a working directory of their own."""
+    weights = config.model.weights
+    if weights is not None and weights != "imagenet":
+        weights = _absolute(weights)
+    return config.model_copy(
+        update={
+            "storage": _absolute(config.storage),
+            "data": config.data.model_copy(update={"path": _absolute(config.data.path)}),
+            "model": config.model.model_copy(update={"weights": weights}),
+        }
+    )
+
+
+def check_run(config: RunConfig, *, is_new: bool) -> DatasetInfo:
+    """Open the data, build the model once, and check that they and the resources fit together.
+
+    Args:
+        is_new: the weights the run starts from are loaded too; a resumed run has its own.
+
+    Raises:
+        ConfigError: names the key to change.
+        DataError: the data set cannot be used.
+        CheckpointError: ``model.weights`` cannot be used.
+    """
+    info = open_dataset(config.data.path)
+    _check_splits(config, info)
+    check_mlflow(config.tracking.mlflow)
+    if config.workers == 0 and config.resources.gpus_per_worker > 0 and not torch.cuda.is_available():
+        raise ConfigError("resources.gpus_per_worker is set but this machine has no CUDA device; set it to 0")
+    network = build_network(
+        config.model.name,
+        len(info.classes),
+        weights=config.model.weights if is_new else None,
+        norm_statistics=config.model.norm_statistics,
+    )
+    method = config.guidance.attribution or network.default_attribution
+    check_attribution(network, method, config.guidance.layer)
+    if config.workers > 1 and config.model.norm_statistics == "batch":
+        _refuse_local_statistics(network)
+    return info
+
+
+def _check_splits(config: RunConfig, info: DatasetInfo) -> None:
+    path = config.data.path
+    for split in ("train", "val"):
+        if not info.splits.get(split):
+            raise DataError(f"{path} has no samples in its {split} split (it has {info.splits}); prepare it with one")
+    if config.batch_size > info.splits["train"]:
+        raise ConfigError(
+            f"batch_size {config.batch_size} is more than the {info.splits['train']} training samples of {path}; "
+            "set a smaller batch_size"
+        )
+    guidance = config.guidance
+    if guidance.weight > 0 and guidance.annotation == "masks" and not info.has_masks:
+        raise ConfigError(f"guidance.annotation is masks but {path} has none; set guidance.annotation=boxes")
+    if guidance.weight > 0 and not StoredSplit(path, "train").annotations.has_box.any():
+        raise ConfigError(
+            f"guidance.weight is {guidance.weight} but no training sample of {path} has a box; set it to 0"
+        )
+
+
+def _refuse_local_statistics(network: Network) -> None:
+    """torch's BatchNorm would normalise by the share of each worker, another model than the one on the joint batch.
+
+    Its synchronised version has no second derivative, which guidance needs, and no CPU implementation.
+    """
+    if any(isinstance(module, nn.BatchNorm2d) for module in network.net.modules()):
+        raise ConfigError(
+            f"model.norm_statistics=batch with several workers is not possible for {network.name}, whose BatchNorm "
+            "would see only a worker's share of the batch; set model.norm_statistics=frozen or workers=1"
+        )
+
+
+def _absolute(path: str) -> str:
+    if "://" in path:
+        return path
+    return os.path.abspath(locate(path).path)

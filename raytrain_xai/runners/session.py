@@ -1,0 +1,197 @@
+"""What a worker holds while it trains, how it is built, restored, measured and saved."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from raytrain_xai.checkpoint import (
+    Checkpoint,
+    checkpoint_name,
+    complete_steps,
+    delete_checkpoint,
+    read_checkpoint,
+    read_newest,
+    restore_model,
+    superseded,
+    sweep,
+    write_checkpoint,
+)
+from raytrain_xai.config import RunConfig
+from raytrain_xai.data.dataset import DatasetInfo
+from raytrain_xai.data.loader import evaluation_batches
+from raytrain_xai.guidance.evaluate import EvaluationState, evaluate, summarise
+from raytrain_xai.guidance.objective import GuidanceObjective
+from raytrain_xai.models.network import Network
+from raytrain_xai.models.weights import load_weights
+from raytrain_xai.models.zoo import build_network
+from raytrain_xai.optimizer_state import load_optimizer_tensors, optimizer_tensors
+from raytrain_xai.run_folder import CHECKPOINTS, PARETO, claim_attempt, run_location, write_json
+from raytrain_xai.runners.collective import broadcast_json, gather_tensors, is_distributed
+from raytrain_xai.runners.history import Position, front_record, protected_steps
+from raytrain_xai.runners.optimiser import build_optimiser
+from raytrain_xai.runners.tracking import Publish, Tracker
+
+
+@dataclass(frozen=True)
+class Worker:
+    """One process of a run.
+
+    Attributes:
+        rank: 0 writes, all compute.
+        world_size: processes in the run.
+        device: where this one computes.
+        publish: takes the records of worker 0 for the live display.
+        report: takes the validation metrics after each evaluation, on every worker.
+    """
+
+    rank: int
+    world_size: int
+    device: torch.device
+    publish: Publish
+    report: Callable[[dict[str, float]], None]
+
+
+@dataclass(frozen=True)
+class Session:
+    """Everything that training changes or reads, on one worker.
+
+    Attributes:
+        network: on the device.
+        model: the objective around it; wrapped by DDP when there are several workers.
+        parameters: trainable ones of ``network.net`` by name.
+        optimizer: over ``parameters``.
+    """
+
+    worker: Worker
+    config: RunConfig
+    info: DatasetInfo
+    network: Network
+    model: nn.Module
+    parameters: dict[str, nn.Parameter]
+    optimizer: torch.optim.Optimizer
+
+
+def build_session(worker: Worker, config: RunConfig, info: DatasetInfo) -> Session:
+    """Build network, objective and optimiser, the same on every worker; :func:`restore` brings the weights."""
+    torch.manual_seed(config.seed)
+    network = build_network(config.model.name, len(info.classes), norm_statistics=config.model.norm_statistics).to(
+        worker.device
+    )
+    if config.channels_last:
+        network.net.to(memory_format=torch.channels_last)
+    model: nn.Module = GuidanceObjective(network, config.guidance, config.seed)
+    if is_distributed():
+        # The whole loss is inside the wrapped forward: one forward and one backward per part, so that second-order
+        # terms are reduced too. Neither static_graph nor find_unused_parameters may be set with them.
+        model = DistributedDataParallel(model, gradient_as_bucket_view=True)
+    parameters = {name: p for name, p in network.net.named_parameters() if p.requires_grad}
+    optimizer = build_optimiser(parameters.values(), config.optim)
+    return Session(worker, config, info, network, model, parameters, optimizer)
+
+
+def restore(session: Session) -> tuple[Position, Tracker | None]:
+    """Claim the run and load its newest usable checkpoint, or ``model.weights`` when it has none. A collective.
+
+    Returns:
+        Position to continue from, and on worker 0 the tracker.
+
+    Raises:
+        RunError: another attempt claimed the run at the same time.
+        CheckpointError: complete checkpoints exist but none is usable.
+    """
+    run, worker = run_location(session.config), session.worker
+    folder = run.child(CHECKPOINTS)
+    attempt, checkpoint, problems, swept = None, None, [], []
+    if worker.rank == 0:
+        attempt = claim_attempt(run, workers=worker.world_size)
+        checkpoint, problems = read_newest(folder)
+        swept = sweep(folder, checkpoint.step if checkpoint else None)
+    step = broadcast_json(checkpoint.step if checkpoint else None, worker.device)
+    if step is not None and checkpoint is None:
+        checkpoint = read_checkpoint(folder.child(checkpoint_name(step)))
+    position = Position()
+    if checkpoint is not None:
+        restore_model(session.network, checkpoint)
+        load_optimizer_tensors(session.optimizer, session.parameters, checkpoint.optimizer)
+        position = Position.from_json(checkpoint.state)
+    elif session.config.model.weights is not None:
+        load_weights(session.network, session.config.model.weights)
+    if attempt is None:
+        return position, None
+    tracker = Tracker.start(
+        attempt,
+        session.config,
+        worker.publish,
+        step=position.step,
+        mlflow_id=checkpoint.state["mlflow_id"] if checkpoint else None,
+    )
+    for problem in problems:
+        tracker.event(position, "fallback", f"{problem}; resumed from step {position.step}")
+    if swept:
+        tracker.event(position, "swept", f"deleted unusable checkpoints: {', '.join(swept)}")
+    return position, tracker
+
+
+def measure(session: Session, split: str, iou_threshold: float | None) -> dict[str, float]:
+    """Metrics of the network on a whole split, every worker taking its share. A collective; equal on all workers."""
+    config, worker = session.config, session.worker
+    state = evaluate(
+        session.network,
+        evaluation_batches(
+            config.data.path,
+            split,
+            config.data.image_size,
+            config.evaluation.batch_size,
+            rank=worker.rank,
+            world_size=worker.world_size,
+        ),
+        method=config.guidance.attribution or session.network.default_attribution,
+        layer=config.guidance.layer,
+        order=config.evaluation.order,
+        loss=config.guidance.loss,
+        intgrad_steps=config.guidance.intgrad_steps,
+        device=worker.device,
+    )
+    first, *others = [EvaluationState.from_tensors(part) for part in gather_tensors(state.to_tensors(), worker.device)]
+    return summarise(first.merge(*others), session.info, iou_threshold)
+
+
+def save(session: Session, tracker: Tracker | None, position: Position) -> None:
+    """Write a checkpoint and delete those it supersedes. Worker 0 only; the others return at once.
+
+    Raises:
+        RunError: a newer attempt owns the run.
+    """
+    if tracker is None:
+        return
+    run, info = tracker.attempt.run, session.info
+    state = {
+        **position.to_json(),
+        "data": {"classes": info.classes, "task": info.task, "groups": info.groups, "fingerprint": info.fingerprint},
+        "mlflow_id": tracker.mlflow_id,
+        "config": session.config.model_dump(mode="json"),
+    }
+    content = Checkpoint(
+        position.step,
+        session.network.net.state_dict(),
+        optimizer_tensors(session.optimizer, session.parameters),
+        state,
+    )
+    tracker.flush()  # the log never lags behind a checkpoint that continues it
+    write_checkpoint(run.child(CHECKPOINTS), content, tracker.attempt.check)
+    write_json(run.child(PARETO), front_record(position.history))
+    steps = [step for step in complete_steps(run.child(CHECKPOINTS)) if step <= position.step]
+    for step in superseded(steps, session.config.checkpoint.keep, protected_steps(position.history)):
+        delete_checkpoint(run.child(CHECKPOINTS, checkpoint_name(step)))
+
+
+def load_step(session: Session, step: int) -> None:
+    """Load the weights of one checkpoint of this run into the network."""
+    folder = run_location(session.config).child(CHECKPOINTS, checkpoint_name(step))
+    checkpoint = read_checkpoint(folder, with_optimizer=False)
+    restore_model(session.network, checkpoint)

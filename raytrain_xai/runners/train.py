@@ -1,0 +1,153 @@
+"""Runs from the driver's side: check, create or reopen the run folder, train in this process or on Ray workers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from raytrain_xai.checkpoint import complete_steps
+from raytrain_xai.config import RunConfig, parse_config, with_overrides
+from raytrain_xai.data.dataset import DatasetInfo
+from raytrain_xai.errors import ConfigError
+from raytrain_xai.run_folder import (
+    CHECKPOINTS,
+    METRICS,
+    create_run,
+    open_run,
+    read_config,
+    read_json,
+    run_location,
+    write_config,
+)
+from raytrain_xai.runners.loop import train
+from raytrain_xai.runners.preflight import check_run, resolve_paths
+from raytrain_xai.runners.session import Worker
+from raytrain_xai.runners.tracking import Publish
+from raytrain_xai.storage import delete_tree, exists
+
+RESUMABLE = (
+    "epochs",
+    "workers",
+    "resources",
+    "tracking",
+    "checkpoint",
+    "data.num_loader_workers",
+    "data.cache_decoded",
+)
+"""Keys (and sections) that a resumed run may change: none of them alters what was trained so far."""
+
+
+@dataclass(frozen=True)
+class Launch:
+    """How to run, as opposed to what.
+
+    Attributes:
+        address: ``local``, ``auto``, ``ray://HOST:PORT`` or ``HOST:PORT``; of no effect with workers=0.
+        publish: called in this process with every record of worker 0.
+        debug: show what workers print and log.
+    """
+
+    address: str
+    publish: Publish
+    debug: bool = False
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A finished run.
+
+    Attributes:
+        run: its address.
+        metrics: content of ``metrics.json``.
+        was_finished: True when there was nothing left to train.
+    """
+
+    run: str
+    metrics: dict[str, Any]
+    was_finished: bool = False
+
+
+def start_run(config: RunConfig, launch: Launch) -> Outcome:
+    """Train a new run.
+
+    Raises:
+        ConfigError, DataError, CheckpointError: wrong input; nothing was started, and no folder made.
+        RunError: the run failed; what it saved can be resumed.
+    """
+    config = resolve_paths(config)
+    info = check_run(config, is_new=True)
+    create_run(config)
+    return _run(config, info, launch)
+
+
+def resume_run(run: str, overrides: Sequence[str], launch: Launch) -> Outcome:
+    """Continue a run from its newest complete checkpoint, or say that it is finished.
+
+    Args:
+        run: run folder or s3:// address.
+        overrides: ``a.b=c`` for the keys in ``RESUMABLE``; epochs can only be raised.
+
+    Raises:
+        ConfigError: no such run, or an override that would change what was trained.
+        RunError: the run failed again.
+    """
+    at = open_run(run)
+    stored = read_config(at)
+    before = parse_config(stored, source=f"{run}/config.yaml")
+    config = with_overrides(stored, overrides, source="resume")
+    _check_changes(before, config)
+    storage, name = _split(run)
+    config = resolve_paths(config.model_copy(update={"storage": storage, "name": name}))  # the folder may have moved
+    if exists(at.child(METRICS)) and config.epochs == before.epochs:
+        return Outcome(run, read_json(at.child(METRICS)), was_finished=True)
+    info = check_run(config, is_new=not complete_steps(at.child(CHECKPOINTS)))
+    write_config(at, config)
+    delete_tree(at.child(METRICS))  # from here on the run is unfinished
+    return _run(config, info, launch)
+
+
+def _run(config: RunConfig, info: DatasetInfo, launch: Launch) -> Outcome:
+    uri = run_location(config).uri
+    if config.workers > 0:
+        from raytrain_xai.runners.ray_train import run_on_ray
+
+        return Outcome(uri, run_on_ray(config, info, launch))
+    device = torch.device("cuda" if config.resources.gpus_per_worker > 0 else "cpu")
+    worker = Worker(rank=0, world_size=1, device=device, publish=launch.publish, report=_ignore)
+    return Outcome(uri, train(worker, config, info))
+
+
+def _check_changes(before: RunConfig, after: RunConfig) -> None:
+    if after.epochs < before.epochs:
+        raise ConfigError(f"epochs can only be raised on resume, from {before.epochs}; got {after.epochs}")
+    old, new = _flat(before.model_dump(mode="json")), _flat(after.model_dump(mode="json"))
+    for key in sorted(old.keys() | new.keys()):
+        is_free = any(key == allowed or key.startswith(f"{allowed}.") for allowed in RESUMABLE)
+        if old.get(key) != new.get(key) and not is_free:
+            raise ConfigError(
+                f"{key} cannot change on resume (it was {old.get(key)!r}); only {', '.join(RESUMABLE)} can. "
+                "Train under a new name instead"
+            )
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for name, value in values.items():
+        found |= _flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {f"{prefix}{name}": value}
+    return found
+
+
+def _split(run: str) -> tuple[str, str]:
+    """Address of a run as (storage, name); options after ``?`` belong to the storage."""
+    base, question, options = run.partition("?") if "://" in run else (run, "", "")
+    if "://" not in run:
+        base = open_run(run).path  # absolute: the name of "." is that of the folder
+    storage, _, name = base.rstrip("/").rpartition("/")
+    return (storage or "/") + question + options, name
+
+
+def _ignore(metrics: dict[str, float]) -> None:
+    """Outside Ray nobody else waits for the metrics of an evaluation."""
