@@ -38,12 +38,11 @@ def energy_loss(attr: Tensor, mask: Tensor) -> Tensor:
     Raises:
         ValueError: shapes differ, or ``mask`` is not bool.
     """
-    attr, inside = _prepare(attr, mask)
-    positive = attr.relu()
-    total = positive.sum(dim=(1, 2))
-    energy = (positive * inside).sum(dim=(1, 2))
+    attr = _checked(attr, mask)
+    inside = mask.to(attr.dtype)
+    total, energy = _positive_sums(attr, inside)
     loss = torch.where(total <= EPS, 1.0, 1 - energy / total.clamp(min=EPS))
-    return _zero_if_empty(loss, mask)
+    return _zero_if_empty(loss, inside.sum(dim=(1, 2)))
 
 
 def l1_loss(attr: Tensor, mask: Tensor) -> Tensor:
@@ -57,12 +56,14 @@ def l1_loss(attr: Tensor, mask: Tensor) -> Tensor:
     Raises:
         ValueError: shapes differ, or ``mask`` is not bool.
     """
-    attr, inside = _prepare(attr, mask)
+    attr = _checked(attr, mask)
+    inside = mask.to(attr.dtype)
+    total, energy = _positive_sums(attr, inside)
+    area = inside.sum(dim=(1, 2))
     peak = divisor(value_at_peak(attr, attr).relu())
     # Â⁺ lies in [0, 1], so |M - Â⁺| is Â⁺ outside the region and 1 - Â⁺ inside.
-    off = (attr.relu() * (1 - 2 * inside)).sum(dim=(1, 2)) / peak
-    loss = (inside.sum(dim=(1, 2)) + off) / inside[0].numel()
-    return _zero_if_empty(loss, mask)
+    loss = (area + (total - 2 * energy) / peak) / (attr.shape[1] * attr.shape[2])
+    return _zero_if_empty(loss, area)
 
 
 def ppce_loss(attr: Tensor, mask: Tensor) -> Tensor:
@@ -77,14 +78,14 @@ def ppce_loss(attr: Tensor, mask: Tensor) -> Tensor:
     Raises:
         ValueError: shapes differ, or ``mask`` is not bool.
     """
-    attr, _ = _prepare(attr, mask)
+    attr = _checked(attr, mask)
     peak = divisor(value_at_peak(attr, attr).relu())
     floor = (peak.detach() * math.exp(MIN_LOG)).clamp(min=torch.finfo(attr.dtype).tiny)
     above = mask & ~(attr <= floor[:, None, None])  # NaN counts as above, to be noticed
     num_above, area = above.sum(dim=(1, 2)), mask.sum(dim=(1, 2))
     log_sum = torch.where(above, attr, 1.0).log().sum(dim=(1, 2)) - num_above * peak.log()
     loss = -(log_sum + MIN_LOG * (area - num_above)) / area.clamp(min=1)
-    return _zero_if_empty(loss, mask)
+    return _zero_if_empty(loss, area)
 
 
 def rrr_loss(attr: Tensor, mask: Tensor) -> Tensor:
@@ -100,12 +101,12 @@ def rrr_loss(attr: Tensor, mask: Tensor) -> Tensor:
     Raises:
         ValueError: shapes differ, or ``mask`` is not bool.
     """
-    attr, inside = _prepare(attr, mask)
+    attr = _checked(attr, mask)
     peak = divisor(value_at_peak(attr, attr.abs()).abs())
-    scale = peak.detach()[:, None, None]  # before squaring: the square of a small attribution underflows
-    outside = (attr * ((1 - inside) / scale)).square().sum(dim=(1, 2))
-    loss = outside * (peak.detach() / peak).square()
-    return _zero_if_empty(loss, mask)
+    constant = peak.detach()  # divides before squaring, because the square of a small attribution underflows
+    outside = torch.where(mask, 0.0, 1 / constant[:, None, None])
+    loss = (attr * outside).square().sum(dim=(1, 2)) * (constant / peak).square()
+    return _zero_if_empty(loss, mask.flatten(1).sum(dim=1))
 
 
 LOSSES: dict[str, LocalizationLoss] = {
@@ -116,17 +117,22 @@ LOSSES: dict[str, LocalizationLoss] = {
 }
 
 
-def _prepare(attr: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-    """Checked map in full precision, and the mask as numbers of the same type."""
+def _checked(attr: Tensor, mask: Tensor) -> Tensor:
+    """The map in full precision."""
     if attr.dim() != 3 or attr.shape != mask.shape:
         raise ValueError(
             f"expected maps and masks of one shape (B, H, W), got {tuple(attr.shape)} and {tuple(mask.shape)}"
         )
     if mask.dtype != torch.bool:
         raise ValueError(f"mask must be bool, got {mask.dtype}; make it with raytrain_xai.data.boxes.rasterise()")
-    attr = full_precision(attr)
-    return attr, mask.to(attr.dtype)
+    return full_precision(attr)
 
 
-def _zero_if_empty(loss: Tensor, mask: Tensor) -> Tensor:
-    return torch.where(mask.flatten(1).any(dim=1), loss, 0.0)
+def _positive_sums(attr: Tensor, inside: Tensor) -> tuple[Tensor, Tensor]:
+    """Σ A⁺ and Σ M·A⁺ of each map."""
+    positive = attr.relu()
+    return positive.sum(dim=(1, 2)), (positive * inside).sum(dim=(1, 2))
+
+
+def _zero_if_empty(loss: Tensor, area: Tensor) -> Tensor:
+    return torch.where(area > 0, loss, 0.0)

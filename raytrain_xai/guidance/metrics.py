@@ -68,9 +68,10 @@ def iou_at_thresholds(attr: Tensor, mask: Tensor, thresholds: Tensor) -> Tensor:
         (R, T) in [0, 1].
     """
     num_maps, num_bins = attr.shape[0], thresholds.numel() + 1
-    level = torch.bucketize(_min_max(attr.relu()), thresholds)  # number of thresholds below the pixel
-    cell = torch.arange(num_maps, device=attr.device)[:, None, None] * 2 + mask
-    histogram = torch.bincount((cell * num_bins + level).flatten(), minlength=num_maps * 2 * num_bins)
+    level = torch.bucketize(_min_max(attr.relu()), thresholds, out_int32=True)  # number of thresholds below the pixel
+    first = torch.arange(num_maps, device=attr.device, dtype=torch.int32) * (2 * num_bins)
+    cell = level.add_(mask, alpha=num_bins).add_(first[:, None, None])
+    histogram = torch.bincount(cell.flatten(), minlength=num_maps * 2 * num_bins)
     outside, inside = histogram.view(num_maps, 2, num_bins).unbind(dim=1)
     overlap, excess = _count_above(inside), _count_above(outside)
     union = inside.sum(dim=1, keepdim=True) + excess
