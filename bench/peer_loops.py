@@ -64,7 +64,8 @@ def loop_step_loss(
 ) -> Tensor:
     """Guided objective of one batch: mean BCE + weight · Σ over annotated images; () with graph.
 
-    The explanation is taken for the whole batch, of which the annotated images are used.
+    The explanation is taken for the whole batch, of which the annotated images are used. Below image size the map is
+    scaled before the resize, and again in the loss (the released code scales once, before).
     """
     features, logits = peer.tapped(batch.images, layer)
     total = F.binary_cross_entropy_with_logits(logits, batch.labels)

@@ -43,8 +43,8 @@ if TYPE_CHECKING:
     from raytrain_xai.data.dataset import DatasetInfo
     from raytrain_xai.models.network import Network
 
-# Pairs of one walk back, per image of the batch. The walk holds a few tensors of one layer at a time, the records of the
-# forward those of every layer, so that this many take about the memory of the records.
+# Pairs of one walk back, per image of the batch. The walk holds a few tensors of one layer at a time, the records of
+# the forward those of every layer, so that this many pairs take about the memory of the records.
 PAIRS_PER_IMAGE = 4
 
 
