@@ -7,6 +7,7 @@ import math
 import os
 import secrets
 import shutil
+import sys
 import tempfile
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -36,8 +37,10 @@ def connected(config: RunConfig, address: str, *, debug: bool) -> Generator[None
         ConfigError: a local machine without enough GPUs.
         RunError: the cluster cannot be reached.
     """
+    _protect_local() if address == "local" else _follow_cluster()
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-    import ray
+    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")  # at 2 s, short epochs wait for the controller
+    import ray  # only now: the settings above are read at import
 
     if ray.is_initialized():
         yield
@@ -45,7 +48,6 @@ def connected(config: RunConfig, address: str, *, debug: bool) -> Generator[None
         with _local_cluster(config, debug=debug):
             yield
     else:
-        _choose_auth_mode()
         try:
             ray.init(address=address, log_to_driver=debug, logging_level=logging.WARNING)
         except (ConnectionError, RuntimeError, ValueError) as error:
@@ -69,47 +71,40 @@ def _local_cluster(config: RunConfig, *, debug: bool) -> Generator[None]:
         logger.warning("%d CPUs are asked for on a machine with %d; workers share them", needed, available)
     folder = tempfile.mkdtemp(prefix="rx-")  # short: socket paths below it are limited to about 107 characters
     try:
-        with _own_token():
-            ray.init(
-                address="local",
-                num_cpus=max(needed, available),
-                object_store_memory=_OBJECT_STORE_BYTES,
-                include_dashboard=False,
-                log_to_driver=debug,
-                logging_level=logging.WARNING,
-                _temp_dir=folder,
-            )
-            try:
-                _check_gpus(config)
-                yield
-            finally:
-                ray.shutdown()
+        ray.init(
+            address="local",
+            num_cpus=max(needed, available),
+            object_store_memory=_OBJECT_STORE_BYTES,
+            include_dashboard=False,
+            log_to_driver=debug,
+            logging_level=logging.WARNING,
+            _temp_dir=folder,
+        )
+        try:
+            _check_gpus(config)
+            yield
+        finally:
+            ray.shutdown()
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-@contextmanager
-def _own_token() -> Generator[None]:
+def _protect_local() -> None:
     """Token authentication for a cluster of this process only: a fresh token, in the environment and nowhere else.
 
     Ray's ports are reachable from the network, and whoever may talk to them runs code. A mode or token that the user
     set is respected. Left alone, Ray would write a token into the home directory.
+
+    Ray reads the mode when it is imported and the token once; so both stay for the life of this process, and where
+    the caller imported Ray already, the mode is left to ``ray.init``, which turns authentication on by itself.
     """
-    added: list[str] = []
-    if "RAY_AUTH_MODE" not in os.environ:
-        os.environ["RAY_AUTH_MODE"] = "token"
-        added.append("RAY_AUTH_MODE")
-    if os.environ["RAY_AUTH_MODE"] == "token" and not any(name in os.environ for name in _TOKEN_SOURCES):
+    if "ray" not in sys.modules:
+        os.environ.setdefault("RAY_AUTH_MODE", "token")
+    if os.environ.get("RAY_AUTH_MODE", "token") == "token" and not any(name in os.environ for name in _TOKEN_SOURCES):
         os.environ[_TOKEN] = secrets.token_hex(32)
-        added.append(_TOKEN)
-    try:
-        yield
-    finally:
-        for name in added:
-            os.environ.pop(name, None)
 
 
-def _choose_auth_mode() -> None:
+def _follow_cluster() -> None:
     """Joining a cluster never switches token authentication on by itself; do so when there is a token."""
     has_token = any(name in os.environ for name in _TOKEN_SOURCES) or (Path.home() / ".ray" / "auth_token").is_file()
     os.environ.setdefault("RAY_AUTH_MODE", "token" if has_token else "disabled")

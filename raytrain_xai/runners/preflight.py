@@ -53,6 +53,11 @@ def check_run(config: RunConfig, *, is_new: bool) -> DatasetInfo:
         weights=config.model.weights if is_new else None,
         norm_statistics=config.model.norm_statistics,
     )
+    if is_new and config.model.weights is None and network.frozen_norms and network.norms():
+        raise ConfigError(
+            f"model.norm_statistics=frozen keeps the statistics that come with pretrained weights, but {network.name} "
+            "starts from random ones; set model.norm_statistics=batch or give model.weights"
+        )
     method = config.guidance.attribution or network.default_attribution
     check_attribution(network, method, config.guidance.layer)
     if config.workers > 1 and config.model.norm_statistics == "batch":

@@ -13,7 +13,7 @@ from collections.abc import Generator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import ray
 import ray.train
@@ -25,14 +25,11 @@ from raytrain_xai.config import RunConfig, parse_config
 from raytrain_xai.data.dataset import DatasetInfo, open_dataset
 from raytrain_xai.errors import DataError, RunError, XaiError
 from raytrain_xai.run_folder import CONFIG, run_location
-from raytrain_xai.runners.cluster import connected, shortage
+from raytrain_xai.runners.cluster import shortage
 from raytrain_xai.runners.loop import train
 from raytrain_xai.runners.session import Worker
 from raytrain_xai.runners.tracking import Publish, Record
 from raytrain_xai.storage import exists
-
-if TYPE_CHECKING:
-    from raytrain_xai.runners.train import Launch
 
 _POLL_S = 0.5
 
@@ -66,8 +63,10 @@ class StopOnOwnErrors(ray.train.UserCallback):
                 raise error
 
 
-def run_on_ray(config: RunConfig, info: DatasetInfo, launch: Launch) -> dict[str, Any]:
-    """Train on ``config.workers`` Ray workers; restarts after a crash continue from the newest checkpoint.
+def run_on_ray(config: RunConfig, info: DatasetInfo, publish: Publish) -> dict[str, Any]:
+    """Train on ``config.workers`` workers of the connected Ray cluster.
+
+    Restarts after a crash continue from the newest checkpoint.
 
     Returns:
         Content of ``metrics.json``.
@@ -76,14 +75,10 @@ def run_on_ray(config: RunConfig, info: DatasetInfo, launch: Launch) -> dict[str
         RunError: the workers crashed more often than ``resources.max_failures``, or a run error of the loop.
         DataError, CheckpointError: from a worker.
     """
-    with (
-        connected(config, launch.address, debug=launch.debug),
-        tempfile.TemporaryDirectory(prefix="rx-") as ray_storage,
-        _live(launch.publish) as board,
-    ):
+    with tempfile.TemporaryDirectory(prefix="rx-") as ray_storage, _live(publish) as board:
         lack = shortage(config)
         if lack is not None:
-            launch.publish({"kind": "event", "step": 0, "epoch": 0, "event": "waiting", "message": lack})
+            publish({"kind": "event", "step": 0, "epoch": 0, "event": "waiting", "message": lack})
         trainer = ray.train.torch.TorchTrainer(
             _train_on_worker,
             train_loop_config={
@@ -102,7 +97,7 @@ def run_on_ray(config: RunConfig, info: DatasetInfo, launch: Launch) -> dict[str
         try:
             metrics = trainer.fit().return_value
         except TrainingFailedError as error:
-            raise _own_error(error, config) from error
+            raise error_to_show(error, config) from error
         except SystemExit as error:  # Ray's answer to Ctrl-C, with exit code 0
             raise KeyboardInterrupt from error
         assert metrics is not None, "worker 0 returns the metrics"
@@ -170,7 +165,7 @@ def _live(publish: Publish) -> Generator[Any]:
         polling.result()
 
 
-def _own_error(error: TrainingFailedError, config: RunConfig) -> XaiError:
+def error_to_show(error: TrainingFailedError, config: RunConfig) -> XaiError:
     """The error to show for a failed ``fit``."""
     run = run_location(config).uri
     if isinstance(error, ControllerError):

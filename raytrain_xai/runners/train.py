@@ -22,6 +22,7 @@ from raytrain_xai.run_folder import (
     run_location,
     write_config,
 )
+from raytrain_xai.runners.cluster import connected
 from raytrain_xai.runners.loop import train
 from raytrain_xai.runners.preflight import check_run, resolve_paths
 from raytrain_xai.runners.session import Worker
@@ -112,9 +113,10 @@ def resume_run(run: str, overrides: Sequence[str], launch: Launch) -> Outcome:
 def _run(config: RunConfig, info: DatasetInfo, launch: Launch) -> Outcome:
     uri = run_location(config).uri
     if config.workers > 0:
-        from raytrain_xai.runners.ray_train import run_on_ray
+        with connected(config, launch.address, debug=launch.debug):
+            from raytrain_xai.runners.ray_train import run_on_ray  # imports Ray, which reads its settings then
 
-        return Outcome(uri, run_on_ray(config, info, launch))
+            return Outcome(uri, run_on_ray(config, info, launch.publish))
     device = torch.device("cuda" if config.resources.gpus_per_worker > 0 else "cpu")
     worker = Worker(rank=0, world_size=1, device=device, publish=launch.publish, report=_ignore)
     return Outcome(uri, train(worker, config, info))
