@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -98,17 +98,31 @@ def _default_file(run: str, measured: Measured) -> Location:
     return open_run(run).child("eval", f"{name}-{measured.split}-{measured.checkpoint}.json")
 
 
+def check_classes(owner: str, expected: Sequence[str], path: str, found: Sequence[str]) -> None:
+    """Refuse data whose classes are not those a network was trained on, in the same order.
+
+    Args:
+        owner: address of the run, for the message.
+        expected: its classes.
+        path: address of the data set, for the message.
+        found: its classes.
+    Raises:
+        DataError: they differ; names what is missing and what is unknown.
+    """
+    if list(expected) == list(found):
+        return
+    missing = [name for name in expected if name not in found]
+    unknown = [name for name in found if name not in expected]
+    parts = [f"missing there: {', '.join(missing)}"] if missing else []
+    parts += [f"unknown to the run: {', '.join(unknown)}"] if unknown else []
+    detail = "; ".join(parts) or "the same names in another order"
+    raise DataError(
+        f"{owner} was trained on {len(expected)} classes, {path} has {len(found)} ({detail}); "
+        "prepare the data with the classes of the run"
+    )
+
+
 def _check_fits(run: str, trained_on: Mapping[str, Any], path: str, info: DatasetInfo) -> None:
-    expected, found = list(trained_on["classes"]), list(info.classes)
-    if expected != found:
-        missing = [name for name in expected if name not in found]
-        unknown = [name for name in found if name not in expected]
-        parts = [f"missing there: {', '.join(missing)}"] if missing else []
-        parts += [f"unknown to the run: {', '.join(unknown)}"] if unknown else []
-        detail = "; ".join(parts) or "the same names in another order"
-        raise DataError(
-            f"{run} was trained on {len(expected)} classes, {path} has {len(found)} others ({detail}); "
-            "prepare the data with the classes of the run"
-        )
+    check_classes(run, trained_on["classes"], path, info.classes)
     if trained_on["task"] != info.task:
         raise DataError(f"{run} was trained for a {trained_on['task']} task, {path} is {info.task}; use other data")

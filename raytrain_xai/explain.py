@@ -18,12 +18,13 @@ from torch import Tensor
 from raytrain_xai.attribution.attribute import attribute, check_attribution
 from raytrain_xai.attribution.explanation_image import explanation_image
 from raytrain_xai.attribution.tapped import TappedPass, contract_channels, tapped_pass
-from raytrain_xai.checkpoint import load_network
+from raytrain_xai.checkpoint import checkpoint_name, load_network
 from raytrain_xai.data.transforms import Sample, resize
 from raytrain_xai.errors import CheckpointError, ConfigError, DataError
 from raytrain_xai.guidance.postprocess import localise_map
 from raytrain_xai.models.bcos_layers import LogitLayer
 from raytrain_xai.models.network import Network
+from raytrain_xai.run_folder import CHECKPOINTS, open_run
 
 RGBA_SMOOTH = 3  # odd window, pixels: enough to remove single-pixel noise, published figures use 3 to 15
 
@@ -88,13 +89,14 @@ class Explainer:
         method: attribution method; B-cos networks take ``bcos`` only.
         layer: tap at which attributions are taken.
         intgrad_steps: integration steps of ``intgrad``.
+        origin: where the weights came from, for the records that callers keep.
     Raises:
         ConfigError: method or layer do not fit the network, or the number of class names does not.
     """
 
     def __init__(
         self, network: Network, *, classes: Sequence[str], image_size: int, method: str, layer: str,
-        intgrad_steps: int = 8,
+        intgrad_steps: int = 8, origin: str = "",
     ) -> None:  # fmt: skip
         check_attribution(network, method, layer)
         if len(classes) != network.num_classes:
@@ -105,6 +107,7 @@ class Explainer:
         self.method = method
         self.layer = layer
         self.intgrad_steps = intgrad_steps
+        self.origin = origin
 
     @classmethod
     def load(cls, run: str, *, which: str = "selected", device: torch.device | str = "cpu") -> Self:
@@ -125,6 +128,7 @@ class Explainer:
             method=config.guidance.attribution or network.default_attribution,
             layer=config.guidance.layer,
             intgrad_steps=config.guidance.intgrad_steps,
+            origin=open_run(run).child(CHECKPOINTS, checkpoint_name(info["step"])).uri,
         )
 
     def __call__(

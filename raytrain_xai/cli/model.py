@@ -49,10 +49,9 @@ def explain_command(
     Nothing is written when a file is not a whole picture; every such file is listed.
     """
     from raytrain_xai.explain import Explainer, available_device
-    from raytrain_xai.report.explanation_files import INDEX, check_images, find_images, write_explanations
+    from raytrain_xai.report.explanation_files import INDEX, collect_images, write_explanations
 
-    files = find_images(images)
-    check_images(files)
+    files = collect_images(images)
     explainer = Explainer.load(run, which=checkpoint, device=available_device())
     number = top if top is not None else (0 if names else 1)
     index = write_explanations(explainer, files, out, names=names, top=number)

@@ -12,15 +12,17 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
+from typing import Any
 
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 # Readable on white and on near-black, and told apart with the common colour deficiencies (after Okabe and Ito).
 COLOURS = ("#0a84c6", "#e07b00", "#0b9e73", "#c76fa6", "#d1495b", "#8a7fd6", "#a08a00", "#5b8a9a")
 _INK = "#010203"  # stands for the text colour of the page until the drawing is finished
-_STYLE = {
+_STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
     "svg.hashsalt": "report",
     "text.parse_math": False,
@@ -42,7 +44,7 @@ _FOR_THE_PAGE = (
     (_INK, "currentColor"),
 )
 _SIZE_INCHES = (4.4, 2.6)
-_FADED = 0.28
+_FADED = 0.4
 
 
 @dataclass(frozen=True)
@@ -74,8 +76,10 @@ def line_chart(description: str, series: Sequence[Series]) -> str:
         for line in series:
             colour = colour_of(line.run)
             axes.plot(line.x, line.y, color=colour, linewidth=1.8, marker="o", markersize=3.2)
+        low, high = axes.get_ylim()
+        axes.set_ylim(bottom=max(low, -0.04 * high))  # no value here is negative
         axes.set_xlabel("epoch")
-        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         return _to_svg(figure, description)
 
 

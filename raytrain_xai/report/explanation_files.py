@@ -24,45 +24,33 @@ _MAX_SIDE = 1024  # pixels of a written picture's longer side
 _BATCH = 16  # images explained together
 
 
-def find_images(paths: Sequence[str]) -> list[Path]:
-    """Files as given, and the pictures directly inside folders, by suffix and in order of their names.
+def collect_images(paths: Sequence[str]) -> list[Path]:
+    """Files as given and the pictures directly inside folders, each decoded once: a bad one is known before any work.
 
+    Args:
+        paths: files, which must be pictures, and folders, of which the files with a picture's suffix are taken in
+            order of their names.
+    Returns:
+        Every file once.
     Raises:
-        DataError: a path does not exist or a folder holds no picture; every such path is listed.
+        DataError: a path is missing, a folder holds no picture, or a file is not a whole picture; lists them all.
     """
     files: list[Path] = []
     problems: list[str] = []
     for path in map(Path, paths):
-        if path.is_dir():
-            found = sorted(file for file in path.iterdir() if file.suffix.lower() in SUFFIXES and file.is_file())
-            files.extend(found)
-            if not found:
-                problems.append(f"{path} holds no pictures ({', '.join(SUFFIXES)})")
-        elif path.is_file():
-            files.append(path)
-        else:
-            problems.append(f"{path} does not exist")
-    if problems:
-        raise DataError(f"cannot explain: {'; '.join(problems)}")
-    return list(dict.fromkeys(files))
-
-
-def check_images(files: Sequence[Path]) -> None:
-    """Decode every file once, so that a bad one is known before any work is done.
-
-    Raises:
-        DataError: lists every file that is not a whole picture, with the reason.
-    """
-    problems: list[str] = []
+        inside = sorted(file for file in path.iterdir() if file.suffix.lower() in SUFFIXES) if path.is_dir() else [path]
+        files.extend(inside)
+        if not inside:
+            problems.append(f"{path}: a folder without pictures ({', '.join(SUFFIXES)})")
+    files = list(dict.fromkeys(files))
     for file in files:
         try:
             _read(file)
         except DataError as error:
             problems.append(str(error))
     if problems:
-        raise DataError(
-            f"{len(problems)} of {len(files)} images cannot be used, nothing was explained: {'; '.join(problems)}"
-        )
+        raise DataError(f"nothing was explained, {len(problems)} bad inputs: {'; '.join(problems)}")
+    return files
 
 
 def write_explanations(
@@ -72,7 +60,7 @@ def write_explanations(
 
     Args:
         explainer: the network.
-        files: pictures that :func:`check_images` accepts.
+        files: pictures that :func:`collect_images` returned.
         out: folder, made when absent; files of the same names are replaced.
         names: classes explained for every image.
         top: besides, the strongest classes of each image.
@@ -100,6 +88,7 @@ def write_explanations(
     index = {
         "format_version": FORMAT_VERSION,
         "model": explainer.network.name,
+        "weights": explainer.origin,
         "attribution": {"method": explainer.method, "layer": explainer.layer},
         "image_size": explainer.image_size,
         "classes": list(explainer.classes),
@@ -180,6 +169,6 @@ def _read(file: Path) -> Image.Image:
     try:
         return Image.fromarray(decode_rgb(file.read_bytes()))
     except OSError as error:
-        raise DataError(f"{file}: {error.strerror}") from error
+        raise DataError(f"{file}: {error.strerror or error}") from error
     except DataError as error:
         raise DataError(f"{file}: {error}") from error

@@ -12,6 +12,8 @@ from torch import Tensor
 from raytrain_xai.data.boxes import rasterise
 from raytrain_xai.data.dataset import DatasetInfo, StoredSplit
 from raytrain_xai.data.loader import load_samples
+from raytrain_xai.errors import DataError
+from raytrain_xai.evaluation import check_classes
 from raytrain_xai.explain import Explainer
 from raytrain_xai.guidance.metrics import energy_pointing_game
 from raytrain_xai.report.overlay import data_uri, draw_boxes, on_white, overlay_heatmap, to_picture
@@ -59,16 +61,20 @@ def build_gallery(explainers: Sequence[Explainer], data: str, split: str) -> lis
     """Explain a fixed choice of images with every run.
 
     Args:
-        explainers: one per run, all with the classes of the data set.
+        explainers: one per run.
         data: stored data set, folder or s3:// address.
         split: the split to choose from; see :func:`raytrain_xai.report.selection.choose_images`.
     Raises:
-        DataError: no such data set or split.
+        DataError: no such data set or split, other classes than a network's, or no labelled image.
     """
     stored = StoredSplit(data, split)
     info, rows = stored.info, stored.annotations
+    for explainer in explainers:
+        check_classes(explainer.origin, explainer.classes, data, info.classes)
     labels = [part.tolist() for part in np.split(rows.labels, rows.label_offsets[1:-1])]
     choices = choose_images(labels, rows.groups.tolist() if info.groups else None, NUM_IMAGES)
+    if not choices:
+        raise DataError(f"split {split} of {data} has no labelled image to show; report on other data with --data")
     indices = [choice.index for choice in choices]
     shown, ids = load_samples(data, split, indices, SHOWN_PX)
     target = torch.tensor([choice.target for choice in choices])
@@ -76,8 +82,9 @@ def build_gallery(explainers: Sequence[Explainer], data: str, split: str) -> lis
         _tiles(position, explainer, load_samples(data, split, indices, explainer.image_size)[0], shown, target, info)
         for position, explainer in enumerate(explainers)
     ]
+    boxes = _own_boxes(shown, target)
     return [
-        _example(info, choice, ids[row], shown, row, tuple(column[row] for column in columns))
+        _example(info, choice, ids[row], shown.images[row], boxes[row], tuple(column[row] for column in columns))
         for row, choice in enumerate(choices)
     ]
 
@@ -90,11 +97,12 @@ def _tiles(run: int, explainer: Explainer, batch: Batch, shown: Batch, target: T
     epg = energy_pointing_game(maps, region)
     has_region = region.flatten(1).any(dim=1)
     overlays = overlay_heatmap(shown.images, maps)
+    boxes = _own_boxes(shown, target)
     rows = range(len(target))
     return [
         Tile(
             run=run,
-            heatmap=data_uri(to_picture(overlays[row])),
+            heatmap=data_uri(draw_boxes(to_picture(overlays[row]), boxes[row])),
             rgba=None if pairs.rgba is None else data_uri(on_white(to_picture(pairs.rgba[row]))),
             epg=float(epg[row]) if has_region[row] else None,
             probability=float(logits[row, target[row]].sigmoid()),
@@ -112,14 +120,21 @@ def _verdict(logits: Tensor, target: int, info: DatasetInfo) -> str:
     return "" if answer == target else f"says {info.classes[answer]}"
 
 
-def _example(info: DatasetInfo, choice: Choice, id_: str, shown: Batch, row: int, tiles: tuple[Tile, ...]) -> Example:
-    own = shown.boxes[row][shown.box_labels[row] == choice.target].tolist()
-    known_group = info.groups is not None and choice.group is not None and choice.group >= 0
+def _own_boxes(shown: Batch, target: Tensor) -> list[list[list[float]]]:
+    """Per image, the boxes of its class in pixels of ``shown``."""
+    is_own = shown.box_labels == target[:, None]
+    return [boxes[own].tolist() for boxes, own in zip(shown.boxes, is_own, strict=True)]
+
+
+def _example(
+    info: DatasetInfo, choice: Choice, name: str, photo: Tensor, boxes: list[list[float]], tiles: tuple[Tile, ...]
+) -> Example:
+    group = choice.group if choice.group is not None and choice.group >= 0 else None
     return Example(
-        id=id_,
+        id=name,
         target=info.classes[choice.target],
-        group=info.groups[choice.group] if known_group else "",
-        photo=data_uri(draw_boxes(to_picture(shown.images[row].permute(1, 2, 0)), own)),
-        has_boxes=bool(own),
+        group="" if info.groups is None or group is None else info.groups[group],
+        photo=data_uri(draw_boxes(to_picture(photo.permute(1, 2, 0)), boxes)),
+        has_boxes=bool(boxes),
         tiles=tiles,
     )

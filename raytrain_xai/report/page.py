@@ -18,7 +18,7 @@ from raytrain_xai.storage import locate, write_bytes
 
 PAGE = "report.html"
 _GROUP = "group_"
-_TRAINING = (("loss", "Training loss, as differentiated"), ("cls", "Classification loss"), ("loc", "Localisation loss"))
+_TRAINING = (("loss", "Training loss, all parts"), ("cls", "Classification loss"), ("loc", "Localisation loss"))
 _VALIDATION = (
     ("f1", "F1, validation"),
     ("epg", "EPG, validation"),
@@ -26,10 +26,11 @@ _VALIDATION = (
     ("worst_group", "Worst group, validation"),
 )
 _READING = (
-    "EPG is the share of a heatmap's positive evidence that lies inside the boxes of the object, IoU how well the "
-    "thresholded heatmap covers them, worst group the accuracy of the sub-population that fares worst; all in percent. "
-    "A run that looks at the right thing gains EPG without losing F1, and where background and class are confounded it "
-    "gains worst-group accuracy."
+    "EPG is the share of a heatmap's positive evidence that lies inside the object's boxes, IoU how well the "
+    "thresholded heatmap matches them, worst group the accuracy of the sub-population that fares worst; all in "
+    "percent, the best marked, higher better except for empty maps (heatmaps without positive evidence). A run that "
+    "looks at the right thing gains EPG without losing F1, and gains worst-group accuracy where background and class "
+    "are confounded."
 )
 
 

@@ -17,7 +17,7 @@ METRICS = (
     ("epg", "EPG", True),
     ("iou", "IoU", True),
     ("on_object", "on object", True),
-    ("empty_maps", "empty maps", False),
+    ("empty_maps", "empty maps ↓", False),
 )
 
 

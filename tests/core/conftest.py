@@ -56,7 +56,11 @@ def _make_run(
     config = parse_config(raw)
     at = create_run(config)
     history = [
-        {"step": STEPS_PER_EPOCH * epoch, "epoch": epoch, "val": {"f1": f1, "epg": epg, "iou": 0.2, "iou_threshold": 0.3}}
+        {
+            "step": STEPS_PER_EPOCH * epoch,
+            "epoch": epoch,
+            "val": {"f1": f1, "epg": epg, "iou": 0.2, "iou_threshold": 0.3},
+        }
         for epoch, (f1, epg) in enumerate([(0.5, 0.25), (0.75, 0.5)], start=1)
     ]
     _write_weights(at.child("checkpoints"), config, data, history)
@@ -85,7 +89,7 @@ def _write_weights(folder: Any, config: RunConfig, data: str, history: list[dict
 
 def _log(history: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """A first attempt of 30 s, a break, and a second one of 50 s."""
-    records = [
+    return [
         {"kind": "event", "event": "started", "step": 0, "epoch": 0, "attempt": 1, "time": 1000.0},
         {"kind": "step", "step": 5, "epoch": 0, "loss": 0.9, "cls": 0.7, "loc": 0.2, "attempt": 1, "time": 1020.0},
         {"kind": "epoch", "attempt": 1, "time": 1030.0, **history[0]},
@@ -93,4 +97,3 @@ def _log(history: list[dict[str, Any]]) -> list[dict[str, Any]]:
         {"kind": "step", "step": 15, "epoch": 1, "loss": 0.5, "cls": 0.4, "loc": 0.1, "attempt": 2, "time": 2025.0},
         {"kind": "epoch", "attempt": 2, "time": 2050.0, **history[1]},
     ]
-    return records
