@@ -23,7 +23,9 @@ from raytrain_xai.errors import RunError, XaiError
 @click.option("--debug", is_flag=True, help="Show the full traceback of an error.")
 def cli(debug: bool) -> None:
     """Train, measure and explain vision models whose explanations lie on the object."""
-    logging.basicConfig(level=logging.DEBUG if debug else logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    if debug:
+        logging.getLogger("raytrain_xai").setLevel(logging.DEBUG)
 
 
 cli.add_command(data_group)

@@ -258,8 +258,9 @@ def _to_winner(h: Tensor, winner: Tensor | None, rows: Tensor | None, max_out: i
 
 def _autocast(x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
     """Cast to the autocast type, which custom autograd functions do not see in their backward."""
-    if torch.is_autocast_enabled(x.device.type):
-        dtype = torch.get_autocast_dtype(x.device.type)
+    device = x.device.type
+    if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
+        dtype = torch.get_autocast_dtype(device)
         return x.to(dtype), weight.to(dtype)
     return x, weight
 

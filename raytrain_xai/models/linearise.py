@@ -201,12 +201,21 @@ def _(module: nn.AdaptiveAvgPool2d, x: Tensor) -> tuple[Tensor, Pullback]:
 
 @linearise.register(nn.BatchNorm2d)
 def _(module: nn.BatchNorm2d, x: Tensor) -> tuple[Tensor, Pullback]:
+    """As for the uncentred norm, 1/std is a factor of the linear map (with its graph), also in training.
+
+    The exact gradient through batch statistics would tie the explanation of one image to the other images.
+    """
+    out = module(x)
+    wide = torch.promote_types(x.dtype, torch.float32)
     if module.training or module.running_var is None:
-        return _by_autograd(module, x)  # batch statistics couple the rows
-    k = (module.running_var + module.eps).rsqrt()
+        mean = x.mean(dim=(0, 2, 3), keepdim=True, dtype=wide)
+        var = (x.to(wide) - mean).square().mean(dim=(0, 2, 3))
+    else:
+        var = module.running_var
+    k = (var + module.eps).rsqrt()
     if module.affine:
         k = k * module.weight
-    return module(x), lambda g, rows: g * k.view(1, -1, 1, 1).to(g.dtype)  # noqa: ARG005
+    return out, lambda g, rows: g * k.view(1, -1, 1, 1).to(g.dtype)  # noqa: ARG005
 
 
 def _two(value: int | tuple[int, ...]) -> tuple[int, int]:

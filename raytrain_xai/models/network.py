@@ -83,10 +83,13 @@ class Network(nn.Module):
         """As ``nn.Module.train``; normalisation layers stay in evaluation mode when their statistics are frozen."""
         super().train(mode)
         if self.frozen_norms:
-            for module in self.net.modules():
-                if "Norm" in type(module).__name__:
-                    module.eval()
+            for norm in self.norms():
+                norm.eval()
         return self
+
+    def norms(self) -> list[nn.Module]:
+        """Normalisation layers, which hold running statistics."""
+        return [module for module in self.net.modules() if "Norm" in type(module).__name__]
 
     def _run(self, x: Tensor, start: int, stop: int) -> Tensor:
         for stage in self._stages[start:stop]:
