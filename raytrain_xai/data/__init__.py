@@ -1,0 +1,6 @@
+"""From the folders that users have to batches.
+
+Readers (``voc``, ``coco``, ``waterbirds``, ``imagefolder``, ``scenes``) list entries; ``prepare`` checks them and
+writes the stored form (``parquet``, ``manifest``); ``dataset`` reads it back; ``sampling`` decides who sees what when;
+``batches`` and ``loader`` decode, augment (``transforms``) and pad; ``boxes`` turns boxes into masks on the device.
+"""

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from raytrain_xai.data.records import SPLITS, Box, Entry, FileRecipe, Source, bad_entry
-from raytrain_xai.data.waterbirds import read_table
+from raytrain_xai.data.tables import read_table
 from raytrain_xai.errors import DataError
 
 _SHARES = (0.70, 0.85)  # cumulated shares of train and of train + val, of images without split folders

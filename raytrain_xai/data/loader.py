@@ -44,7 +44,7 @@ class Batches(Iterable[Batch]):
 
     def __iter__(self) -> Iterator[Batch]:
         num_workers = min(self._num_workers, len(self._plans))
-        # fork shares the annotations; an S3 client does not survive it
+        # fork shares the annotations and is quick; an S3 client does not survive it, so there an epoch starts slower
         start = "fork" if self._dataset.stored.location.is_local else "spawn"
         loader = DataLoader(
             self._dataset,
@@ -149,7 +149,7 @@ def load_samples(
     else:
         indices = np.array(ids_or_indices, dtype=np.int64)
         if indices.min() < 0 or indices.max() >= len(stored):
-            raise DataError(f"row {indices.max()} is not in split {split} of {path}, which has {len(stored)} rows")
+            raise DataError(f"split {split} of {path} has rows 0 to {len(stored) - 1}, asked for {indices.tolist()}")
     ids = [stored.annotations.ids[int(index)].as_py() for index in indices]
     return _plain(stored, image_size)[full_plan(indices)], ids
 

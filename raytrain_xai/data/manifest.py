@@ -27,7 +27,7 @@ class BadRecord:
 
 @dataclass(frozen=True)
 class ShardInfo:
-    """One Parquet file: its place below the data set, rows, those with a mask, size and hash."""
+    """One Parquet file: its place below the data set, rows, those with a mask, size, and hash of its rows."""
 
     file: str
     rows: int
@@ -55,7 +55,7 @@ class Manifest:
         return sum(shard.rows for shard in self.splits[split])
 
     def fingerprint(self) -> str:
-        """Hash over classes and content of all shards; equal for equal data, wherever it lies."""
+        """Hash over classes and rows of all shards; equal for equal data, wherever it lies and came from."""
         content = [list(self.classes), [[split, [s.sha256 for s in shards]] for split, shards in self.splits.items()]]
         return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 

@@ -83,14 +83,15 @@ def encode_shard(rows: Sequence[StoredRow], columns: pa.Schema) -> bytes:
 
 
 def describe_shard(file: str, data: bytes) -> tuple[ShardInfo, dict[str, Any]]:
-    """Size, hash and the ``shard`` metadata of an encoded shard.
+    """Size, hash of the rows and the ``shard`` metadata of an encoded shard.
 
     Raises:
         DataError: not a whole Parquet file of our schema.
     """
     reader = open_shard(pa.BufferReader(data), file)
-    masks = reader.read(columns=["mask"]).column("mask")
-    info = ShardInfo(file, len(masks), len(masks) - masks.null_count, len(data), hashlib.sha256(data).hexdigest())
+    table = read_columns(reader, _COLUMNS.names)
+    num_masks = table.num_rows - table["mask"].null_count
+    info = ShardInfo(file, table.num_rows, num_masks, len(data), _hash_rows(table))
     return info, json.loads(reader.schema_arrow.metadata[SHARD_KEY])
 
 
@@ -118,6 +119,16 @@ def open_shard(source: pa.NativeFile, name: str, metadata: pq.FileMetaData | Non
     if not found.equals(_COLUMNS):
         raise DataError(f"{name} has columns {found.names}, expected {_COLUMNS}".replace("\n", ", "))
     return reader
+
+
+def _hash_rows(table: pa.Table) -> str:
+    """Hash of the rows alone: the file also holds where they came from, which must not tell equal data apart."""
+    digest = hashlib.sha256()
+    for name in table.column_names:
+        for value in table[name].to_pylist():
+            content = value if isinstance(value, bytes) else repr(value).encode()
+            digest.update(len(content).to_bytes(8, "little") + content)
+    return digest.hexdigest()
 
 
 def read_columns(reader: pq.ParquetFile, columns: Sequence[str], row_group: int | None = None) -> pa.Table:

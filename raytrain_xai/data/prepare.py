@@ -35,7 +35,10 @@ class _Task:
     split: str
     entries: tuple[Entry, ...]
     dataset: Mapping[str, Any]
-    plan: str
+
+    def plan(self) -> str:
+        """Hash of what the shard is made from: the repr of entries names every file, box and option."""
+        return hashlib.sha256(json.dumps([self.dataset, *map(repr, self.entries)]).encode()).hexdigest()
 
 
 def prepare(
@@ -166,9 +169,7 @@ def _plan(source: Source, at: Location, shard_rows: int) -> Iterator[_Task]:
     for split, entries in source.splits.items():
         for number, start in enumerate(range(0, len(entries), shard_rows)):
             chunk = tuple(entries[start : start + shard_rows])
-            # entries are frozen dataclasses: their repr names every file, box and option they are made from
-            plan = hashlib.sha256(json.dumps([dataset, *map(repr, chunk)]).encode()).hexdigest()
-            yield _Task(at, f"{split}/part-{number:05d}.parquet", split, chunk, dataset, plan)
+            yield _Task(at, f"{split}/part-{number:05d}.parquet", split, chunk, dataset)
 
 
 def _run(tasks: Sequence[_Task], workers: int) -> Iterator[tuple[_Task, tuple[ShardInfo, dict[str, Any]]]]:
@@ -189,15 +190,10 @@ def _run(tasks: Sequence[_Task], workers: int) -> Iterator[tuple[_Task, tuple[Sh
 
 def _write_shard(task: _Task) -> tuple[ShardInfo, dict[str, Any]]:
     """Write one shard unless a shard of the same plan is there."""
-    target = task.at.child(*task.file.split("/"))
-    if exists(target):
-        try:
-            info, shard = read_shard_info(task.at, task.file)
-        except DataError:
-            shard = {}  # damaged or foreign: written again below
-        else:
-            if shard["plan"] == task.plan and not shard["bad_records"]:  # the user may have mended bad files
-                return info, shard
+    plan = task.plan()
+    finished = _read_finished(task, plan)
+    if finished is not None:
+        return finished
     rows: list[StoredRow] = []
     bad: list[dict[str, str]] = []
     dropped = 0
@@ -211,10 +207,22 @@ def _write_shard(task: _Task) -> tuple[ShardInfo, dict[str, Any]]:
         else:
             rows.append(row)
             dropped += num_dropped
-    shard = {"plan": task.plan, "bad_records": bad, "dropped_boxes": dropped}
+    shard = {"plan": plan, "bad_records": bad, "dropped_boxes": dropped}
     data = encode_shard(rows, schema(task.dataset, shard))
-    write_bytes(target, data)
+    write_bytes(task.at.child(*task.file.split("/")), data)
     return describe_shard(task.file, data)
+
+
+def _read_finished(task: _Task, plan: str) -> tuple[ShardInfo, dict[str, Any]] | None:
+    """The shard as an interrupted run left it; None when it has to be written."""
+    if not exists(task.at.child(*task.file.split("/"))):
+        return None
+    try:
+        info, shard = read_shard_info(task.at, task.file)
+    except DataError:
+        return None  # torn, or of another format version
+    # with bad records it is written again, since the user may have mended the files
+    return (info, shard) if shard["plan"] == plan and not shard["bad_records"] else None
 
 
 def _summarise(

@@ -20,7 +20,8 @@ import numpy as np
 
 from raytrain_xai.data.compose import Placement, Scene
 from raytrain_xai.data.records import SPLITS, Entry, Option, Source
-from raytrain_xai.data.waterbirds import CLASSES, GROUPS, read_table
+from raytrain_xai.data.tables import read_table
+from raytrain_xai.data.waterbirds import CLASSES, GROUPS
 from raytrain_xai.errors import DataError
 
 T = TypeVar("T")

@@ -10,11 +10,11 @@ habitat, without groups and boxes.
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Mapping
 from pathlib import Path
 
 from raytrain_xai.data.records import SPLITS, Box, Entry, FileRecipe, Source, bad_entry
+from raytrain_xai.data.tables import read_table
 from raytrain_xai.errors import DataError
 
 CLASSES = ("landbird", "waterbird")
@@ -34,23 +34,6 @@ def read_waterbirds(src: str) -> Source:
     if (root / "images.csv").is_file():
         return _read_images_table(root)
     raise DataError(f"no metadata.csv in {root}; give the folder that holds it beside the bird folders")
-
-
-def read_table(file: Path, columns: tuple[str, ...]) -> list[dict[str, str]]:
-    """Rows of a CSV file with a header.
-
-    Raises:
-        DataError: a column is missing, or the file is not UTF-8 text.
-    """
-    try:
-        with file.open(encoding="utf-8", newline="") as stream:
-            reader = csv.DictReader(stream)
-            missing = [name for name in columns if name not in (reader.fieldnames or ())]
-            if missing:
-                raise DataError(f"{file} lacks the columns {', '.join(missing)}; it has {reader.fieldnames}")
-            return list(reader)
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise DataError(f"{file} is not a CSV file in UTF-8: {error}") from error
 
 
 def _read_metadata(root: Path) -> Source:

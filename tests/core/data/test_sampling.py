@@ -1,0 +1,82 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from raytrain_xai.data.sampling import epoch_order, evaluation_plan, training_plan
+from raytrain_xai.errors import DataError
+
+SHARDS = (40, 40, 13, 7)
+
+
+def test_order_is_a_permutation_that_changes_with_seed_and_epoch() -> None:
+    order = epoch_order(SHARDS, 32, seed=0, epoch=0)
+    assert sorted(order.tolist()) == list(range(100))
+    assert np.array_equal(order, epoch_order(SHARDS, 32, seed=0, epoch=0))
+    assert not np.array_equal(order, epoch_order(SHARDS, 32, seed=0, epoch=1))
+    assert not np.array_equal(order, epoch_order(SHARDS, 32, seed=1, epoch=0))
+
+
+def test_window_of_one_keeps_shards_whole() -> None:
+    order = epoch_order(SHARDS, 1, seed=0, epoch=3)
+    starts = {0: 40, 40: 40, 80: 13, 93: 7}
+    position = 0
+    while position < 100:
+        first = int(order[position])
+        length = starts.pop(first)  # every shard once, from its first row on
+        assert order[position : position + length].tolist() == list(range(first, first + length))
+        position += length
+    assert not starts
+
+
+def test_window_bounds_the_working_set() -> None:
+    sequence = epoch_order((10,) * 10, 1, seed=5, epoch=0)
+    order = epoch_order((10,) * 10, 20, seed=5, epoch=0)
+    for start in range(0, 100, 20):
+        assert sorted(order[start : start + 20]) == sorted(sequence[start : start + 20])
+
+
+def test_large_window_spreads_rows_evenly() -> None:
+    """Mean position of each row over many epochs is the middle: chi-square free check by its standard error."""
+    positions = np.stack([np.argsort(epoch_order((25, 25), 50, 0, epoch)) for epoch in range(400)])
+    error = 50 / np.sqrt(12 * 400)
+    assert np.abs(positions.mean(axis=0) - 24.5).max() < 4.5 * error
+
+
+@pytest.mark.parametrize("parts", [1, 2, 4, 8])
+def test_parts_of_a_step_are_the_same_samples_whatever_their_number(parts: int) -> None:
+    order = epoch_order(SHARDS, 32, 0, 0)
+    annotated = np.arange(100) % 7 == 0
+    steps = training_plan(order, annotated, batch_size=16, parts=parts, epoch=0)
+    assert len(steps) == 6  # 100 // 16, the incomplete last step is dropped
+    for number, step in enumerate(steps):
+        members = order[16 * number : 16 * number + 16]
+        assert sorted(np.concatenate([plan.indices for plan in step])) == sorted(members)
+        assert {len(plan.indices) for plan in step} == {16 // parts}
+        assert {plan.step_annotated for plan in step} == {int(annotated[members].sum())}
+        counts = [len(plan.annotated_rows) for plan in step]
+        assert sum(counts) == annotated[members].sum()
+        assert max(counts) - min(counts) <= 1
+        for plan in step:
+            assert annotated[plan.indices[plan.annotated_rows]].all()
+            assert plan.step_size == 16
+
+
+def test_workers_share_annotated_samples_evenly_over_accumulated_parts() -> None:
+    steps = training_plan(np.arange(64), np.arange(64) < 21, batch_size=64, parts=2 * 4, epoch=0)
+    per_worker = [sum(len(plan.annotated_rows) for plan in steps[0][rank::2]) for rank in range(2)]
+    assert sorted(per_worker) == [10, 11]
+
+
+def test_split_smaller_than_a_batch_is_refused() -> None:
+    with pytest.raises(DataError, match="7 training samples .* batch of 8"):
+        training_plan(np.arange(7), np.zeros(7, dtype=bool), batch_size=8, parts=1, epoch=0)
+    assert len(training_plan(np.arange(8), np.zeros(8, dtype=bool), batch_size=8, parts=1, epoch=0)) == 1
+
+
+@pytest.mark.parametrize(("n", "world_size"), [(10, 1), (10, 3), (2, 4), (0, 2)])
+def test_evaluation_sees_every_row_once(n: int, world_size: int) -> None:
+    plans = [evaluation_plan(n, 4, rank=rank, world_size=world_size) for rank in range(world_size)]
+    rows = [int(i) for share in plans for plan in share for i in plan.indices]
+    assert rows == list(range(n))
+    assert all(0 < len(plan.indices) <= 4 for share in plans for plan in share)
