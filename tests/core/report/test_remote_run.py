@@ -33,5 +33,5 @@ def test_report_and_metrics_land_in_the_remote_run(make_run: Any, birds: str, st
     metrics = write_metrics(run, measure_run(run, device=torch.device("cpu")))
     assert page.startswith("s3://bucket/runs/remote/report.html?")
     assert {"report.html", "eval"} <= set(list_names(locate(run)))
-    assert b"The same images through every run" in read_bytes(locate(page))
+    assert b"Heatmaps on images of the test split" in read_bytes(locate(page))
     assert b'"f1":' in read_bytes(locate(metrics))
