@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import fields
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,7 +11,10 @@ import torch
 from raytrain_xai.config import RunConfig, parse_config
 from raytrain_xai.data.boxes import annotation_subset
 from raytrain_xai.data.dataset import StoredSplit, open_dataset
+from raytrain_xai.data.imagefolder import read_imagefolder
 from raytrain_xai.data.loader import TrainingData, evaluation_batches, load_samples, split_labels, training_batches
+from raytrain_xai.data.parquet import read_columns
+from raytrain_xai.data.prepare import prepare
 from raytrain_xai.errors import DataError
 from raytrain_xai.types import Batch
 
@@ -175,3 +179,35 @@ def test_split_labels_need_no_images(birds: str) -> None:
     assert labels.shape == (75, 2)
     assert (labels.sum(dim=1) == 1).all()
     assert torch.equal(labels.argmax(dim=1), groups // 2)  # group = 2 * bird + place
+
+
+def test_images_without_boxes_stay_outside_the_budget(tmp_path: Path, make_jpeg) -> None:
+    lines = ["path,label,x0,y0,x1,y1"]
+    for name in ("cat", "dog"):
+        folder = tmp_path / "src" / "train" / name
+        folder.mkdir(parents=True)
+        for number in range(8):
+            (folder / f"{number}.jpg").write_bytes(make_jpeg(40, 40, seed=number))
+        lines += [f"train/{name}/{number}.jpg,{name},5,5,20,20" for number in range(3)]
+    (tmp_path / "src" / "boxes.csv").write_text("\n".join(lines))
+    stored = str(tmp_path / "stored")
+    prepare(read_imagefolder(str(tmp_path / "src"), seed=0), stored)
+    (batch,) = training_batches(make_config(stored), open_dataset(stored), 0, rank=0, world_size=1)
+    assert batch.step_annotated == 6
+    assert (batch.box_labels[batch.annotated_rows] >= 0).any(dim=1).all()
+    assert sorted(batch.index[batch.annotated_rows].tolist()) == [0, 1, 2, 8, 9, 10]
+    assert batch.masks is None
+    assert not batch.has_mask.any()
+
+
+def test_an_epoch_reads_each_row_group_once(birds: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = TrainingData(make_config(birds, shuffle_window=256), open_dataset(birds), rank=0, world_size=1)
+    read: list[int | None] = []
+
+    def counted(reader, columns, row_group=None):
+        read.append(row_group)
+        return read_columns(reader, columns, row_group)
+
+    monkeypatch.setattr("raytrain_xai.data.dataset.read_columns", counted)
+    list(data.epoch(0))
+    assert sorted(read) == [0, 0, 1]  # 90 rows are two groups, 60 are one

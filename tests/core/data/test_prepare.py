@@ -215,3 +215,17 @@ def test_rare_classes_are_dropped_from_labels_boxes_and_masks() -> None:
     assert content.mask[0, :4].tolist() == [0, 255, 1, 255]
     with pytest.raises(DataError, match="no class has 9 training images; the largest has 2"):
         select_classes(source, 9)
+
+
+def test_bad_files_mended_after_an_interruption_are_read_again(devkit, tmp_path: Path) -> None:
+    for number in range(4):
+        devkit.add("train", f"t{number}", [("cat", (1, 1, 9, 9))])
+    image = devkit.root / "JPEGImages" / "t0.jpg"
+    whole = image.read_bytes()
+    image.write_bytes(b"torn")
+    with pytest.raises(Stop):
+        prepare(read_voc(str(devkit.root), 2007), str(tmp_path / "out"), shard_rows=2, progress=stop_after(1))
+    image.write_bytes(whole)
+    manifest = prepare(read_voc(str(devkit.root), 2007), str(tmp_path / "out"), shard_rows=2)
+    assert manifest.bad_records == ()
+    assert manifest.rows("train") == 4
