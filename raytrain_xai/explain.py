@@ -118,7 +118,8 @@ class Explainer:
             which: ``selected``, ``last`` or the name of a checkpoint (``step-00000120``).
             device: where the network is put.
         Raises:
-            CheckpointError: no such run or checkpoint, or it is incomplete.
+            ConfigError: not a run folder.
+            CheckpointError: no such checkpoint, or it is damaged.
         """
         network, config, info, _ = load_network(run, which=which, device=torch.device(device))
         return cls(
