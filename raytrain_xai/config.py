@@ -14,14 +14,13 @@ from pathlib import Path
 from typing import Any, Literal, Self, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from raytrain_xai.errors import ConfigError
 
 Layer = Literal["Input", "Mid1", "Mid2", "Mid3", "Final"]
 LossName = Literal["energy", "l1", "ppce", "rrr"]
 AttributionName = Literal["bcos", "ixg", "gradcam", "intgrad"]
-SELECTION = Literal["last", "best_f1"]
 
 
 class _Section(BaseModel):
@@ -31,15 +30,15 @@ class _Section(BaseModel):
 class DataConfig(_Section):
     path: str
     """Folder or s3:// address written by ``raytrain-xai data prepare``."""
-    image_size: int = Field(224, ge=32, le=1024)
+    image_size: int = Field(default=224, ge=32, le=1024)
     """Side of the square network input, pixels."""
     augment: Literal["none", "flip", "crop"] = "none"
     """none: resize (the paper's recipe); flip: and mirror; crop: random-resized crop and mirror."""
-    num_loader_workers: int = Field(0, ge=0, le=64)
+    num_loader_workers: int = Field(default=0, ge=0, le=64)
     """Decoding processes per training worker; 0 decodes in the training process."""
     cache_decoded: bool = False
     """Keep decoded, resized images in memory; for data sets that fit (3 bytes per pixel), not with augment=crop."""
-    shuffle_window: int = Field(4096, ge=1)
+    shuffle_window: int = Field(default=4096, ge=1)
     """Samples among which the order is drawn, after whole shards have been shuffled."""
 
     @model_validator(mode="after")
@@ -62,61 +61,68 @@ class ModelConfig(_Section):
 
 class OptimConfig(_Section):
     name: Literal["adam", "adamw", "sgd"] = "adam"
-    lr: float = Field(1e-4, gt=0)
-    weight_decay: float = Field(0.0, ge=0)
+    lr: float = Field(default=1e-4, gt=0)
+    weight_decay: float = Field(default=0.0, ge=0)
     schedule: Literal["constant", "cosine"] = "constant"
-    warmup_steps: int = Field(0, ge=0)
-    clip_norm: float | None = Field(None, gt=0)
+    warmup_steps: int = Field(default=0, ge=0)
+    clip_norm: float | None = Field(default=None, gt=0)
 
 
 class GuidanceConfig(_Section):
     loss: LossName = "energy"
-    weight: float = Field(0.0, ge=0)
+    weight: float = Field(default=0.0, ge=0)
     """Factor of the localisation loss; 0 trains unguided and still measures everything."""
     attribution: AttributionName | None = None
     """Nothing: bcos for B-cos networks, ixg for the others."""
     layer: Layer = "Input"
-    annotated_fraction: float = Field(1.0, ge=0, le=1)
+    annotated_fraction: float = Field(default=1.0, ge=0, le=1)
     """Share of training images whose annotation is used; 1 % lies within 10 % at the same seed."""
-    box_dilation: float = Field(0.0, ge=0, le=2)
+    box_dilation: float = Field(default=0.0, ge=0, le=2)
     """Every side of a box moves out by this share of its width or height; training only."""
     annotation: Literal["boxes", "masks"] = "boxes"
     reduction: Literal["sum", "mean"] = "sum"
     """Over the annotated images of a step: sum as in the paper, or mean (weight independent of batch and budget)."""
-    intgrad_steps: int = Field(8, ge=1, le=512)
+    intgrad_steps: int = Field(default=8, ge=1, le=512)
 
 
 class EvaluationConfig(_Section):
-    every_epochs: int = Field(1, ge=1)
-    batch_size: int = Field(64, ge=1)
-    iou_threshold: float | None = Field(None, gt=0, lt=1)
+    every_epochs: int = Field(default=1, ge=1)
+    batch_size: int = Field(default=64, ge=1)
+    iou_threshold: float | None = Field(default=None, gt=0, lt=1)
     """Nothing: chosen on the validation split among .05, .10 … .95."""
     order: Literal["canonical", "paper_code"] = "canonical"
     """canonical: resize the signed map, then clamp; paper_code: clamp first for L1 and PPCE, as the released code."""
-    select: SELECTION = "best_f1"
+    select: Literal["last", "best_f1"] = "best_f1"
     """Checkpoint that is measured on the test split at the end."""
-    min_f1: float | None = Field(None, ge=0, le=1)
+    min_f1: float | None = Field(default=None, ge=0, le=1)
     """Stop after an evaluation when the best F1 so far is below this."""
+
+    @field_validator("iou_threshold")
+    @classmethod
+    def _on_the_grid(cls, value: float | None) -> float | None:
+        if value is not None and abs(value * 20 - round(value * 20)) > 1e-6:
+            raise ValueError("IoU is measured at .05, .10, … .95; give one of these or nothing")
+        return value
 
 
 class CheckpointConfig(_Section):
-    every_steps: int | None = Field(None, ge=1)
+    every_steps: int | None = Field(default=None, ge=1)
     """Besides the one after each epoch."""
-    keep: int = Field(2, ge=1)
+    keep: int = Field(default=2, ge=1)
     """Newest checkpoints kept for resuming; those on the Pareto front and the best by F1 are kept besides."""
 
 
 class TrackingConfig(_Section):
-    log_every_steps: int = Field(10, ge=1)
+    log_every_steps: int = Field(default=10, ge=1)
     tensorboard: bool = True
     mlflow: str | None = None
     """Tracking URI; needs the extra ``mlflow``."""
 
 
 class ResourcesConfig(_Section):
-    cpus_per_worker: float = Field(1.0, gt=0)
-    gpus_per_worker: float = Field(0.0, ge=0)
-    max_failures: int = Field(2, ge=0)
+    cpus_per_worker: float = Field(default=1.0, gt=0)
+    gpus_per_worker: float = Field(default=0.0, ge=0)
+    max_failures: int = Field(default=2, ge=0)
     """Restarts of the worker group after a crash; each continues from the newest checkpoint."""
 
 
@@ -126,13 +132,13 @@ class RunConfig(_Section):
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
     storage: str = "runs"
     """Folder or s3:// address; the run lives in <storage>/<name>/."""
-    seed: int = Field(0, ge=0)
+    seed: int = Field(default=0, ge=0)
     epochs: int = Field(ge=1)
-    workers: int = Field(1, ge=0)
+    workers: int = Field(default=1, ge=0)
     """Training workers; 0 trains inside the calling process, without Ray workers."""
-    batch_size: int = Field(64, ge=1)
+    batch_size: int = Field(default=64, ge=1)
     """Samples per optimiser step over all workers and accumulated parts."""
-    accumulate: int = Field(1, ge=1)
+    accumulate: int = Field(default=1, ge=1)
     """Parts in which a worker computes its share of a batch."""
     precision: Literal["float32", "bfloat16"] = "float32"
     channels_last: bool = False

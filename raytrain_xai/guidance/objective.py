@@ -2,7 +2,8 @@
 
 L = mean BCE over samples and classes + weight · Σ over annotated images of loss(attribution of one class, its mask)
 (Rao et al., ICCV 2023, section 3; the sum over images is the released code's choice, ``reduction: mean`` divides it).
-The class of an image is drawn uniformly among its positive labels, anew at every step.
+The class of an image is drawn uniformly among its positive labels, anew at every step. Maps are brought to image size
+in the order of the released code (``paper_code``), whatever the evaluation uses.
 """
 
 from __future__ import annotations

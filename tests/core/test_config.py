@@ -27,7 +27,8 @@ def test_round_trip(tmp_path: Path) -> None:
 
 def test_overrides_are_typed_and_nested(tmp_path: Path) -> None:
     (tmp_path / "c.yaml").write_text(dump_config(parse_config(MINIMAL)))
-    sets = ["guidance.weight=1e-3", "guidance.layer=Final", "data.image_size=64", "model.weights=", "channels_last=true"]
+    sets = ["guidance.weight=1e-3", "guidance.layer=Final", "data.image_size=64", "model.weights="]
+    sets.append("channels_last=true")
     config = load_config(tmp_path / "c.yaml", sets)
     assert (config.guidance.weight, config.guidance.layer, config.data.image_size) == (1e-3, "Final", 64)
     assert config.model.weights is None
@@ -47,6 +48,7 @@ def test_overrides_are_typed_and_nested(tmp_path: Path) -> None:
         ("batch_size=10", ["batch_size 10", "workers x accumulate = 3"]),
         ("name=../up", ["name", "../up"]),
         ("data.augment=crop", ["cache_decoded", "augment=crop"]),
+        ("evaluation.iou_threshold=.33", ["evaluation.iou_threshold", ".05, .10", "0.33"]),
         ("epochs", ["'epochs' is not KEY=VALUE"]),
         ("epochs.x=1", ["epochs is a value"]),
         ("data=[", ["not valid YAML"]),
