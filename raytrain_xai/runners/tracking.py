@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib.util
 import tempfile
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
@@ -85,7 +86,8 @@ class MlflowSink:
         """See :class:`Sink`."""
         from mlflow.entities import Metric  # pyright: ignore[reportMissingImports] - optional extra
 
-        metrics = [Metric(name, value, timestamp=0, step=step) for name, value in values.items()]
+        now_ms = int(time.time() * 1000)
+        metrics = [Metric(name, value, timestamp=now_ms, step=step) for name, value in values.items()]
         self._client.log_batch(self.run_id, metrics=metrics)
 
     def flush(self) -> None:
@@ -172,9 +174,22 @@ class Tracker:
 
 
 def check_mlflow(uri: str | None) -> None:
-    """Raise ConfigError when tracking with MLflow is configured and the extra is not installed."""
-    if uri is not None and importlib.util.find_spec("mlflow") is None:
+    """Check that the configured MLflow server, if any, can be used.
+
+    Raises:
+        ConfigError: the extra is not installed, or the server does not answer.
+    """
+    if uri is None:
+        return
+    if importlib.util.find_spec("mlflow") is None:
         raise ConfigError(f"tracking.mlflow is {uri!r} but mlflow is not installed; pip install 'raytrain-xai[mlflow]'")
+    from mlflow.exceptions import MlflowException  # pyright: ignore[reportMissingImports] - optional extra
+    from mlflow.tracking import MlflowClient  # pyright: ignore[reportMissingImports]
+
+    try:
+        MlflowClient(tracking_uri=uri).search_experiments(max_results=1)
+    except MlflowException as error:
+        raise ConfigError(f"tracking.mlflow {uri!r} cannot be used: {' '.join(str(error).split())}") from error
 
 
 def _scalars(prefix: str, values: Mapping[str, Any]) -> list[tuple[str, float]]:
