@@ -120,8 +120,8 @@ def write_bytes(at: Location, data: bytes) -> None:
 def list_names(at: Location) -> list[str]:
     """Sorted names directly below a folder (none when absent); leftovers of killed writers are hidden."""
     with _named(at, "list"):
-        found = at.filesystem.get_file_info(fs.FileSelector(at.path, allow_not_found=True))
-    return sorted(info.base_name for info in found if not info.base_name.startswith(_TEMPORARY))
+        names = _local_names(at.path) if at.is_local else _remote_names(at)
+    return sorted(name for name in names if not name.startswith(_TEMPORARY))
 
 
 def delete_tree(at: Location) -> None:
@@ -132,6 +132,19 @@ def delete_tree(at: Location) -> None:
             at.filesystem.delete_dir(at.path)
         elif kind != fs.FileType.NotFound:
             at.filesystem.delete_file(at.path)
+
+
+def _local_names(path: str) -> list[str]:
+    # pyarrow looks at every entry it finds, and fails when one (a file being written) is renamed meanwhile
+    try:
+        return os.listdir(path)
+    except FileNotFoundError:
+        return []
+
+
+def _remote_names(at: Location) -> list[str]:
+    found = at.filesystem.get_file_info(fs.FileSelector(at.path, allow_not_found=True))
+    return [info.base_name for info in found]
 
 
 def _replace_local(target: Path, data: bytes) -> None:

@@ -97,7 +97,7 @@ def test_a_run_leaves_a_complete_folder(make_config: MakeConfig) -> None:
 
 
 def test_the_logged_loss_is_that_of_the_parts(make_config: MakeConfig) -> None:
-    """Unaccumulated, one worker: loss = cls + weight · (sum of localisation losses), here 4 of 8 at most are guided."""
+    """One worker, one part: loss = cls + weight · mean over the guided images."""
     config = make_config(epochs=1, guidance={"weight": 0.05, "reduction": "mean"})
     start_run(config, QUIET)
     for record in records(config):
@@ -105,7 +105,15 @@ def test_the_logged_loss_is_that_of_the_parts(make_config: MakeConfig) -> None:
             assert record["loss"] == pytest.approx(record["cls"] + 0.05 * record.get("loc", 0.0), rel=1e-5)
 
 
-@pytest.mark.parametrize("changes", [{"accumulate": 2, "optim": {"schedule": "cosine", "clip_norm": 0.5}}, SQUEEZENET])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"accumulate": 2, "optim": {"schedule": "cosine", "clip_norm": 0.5}},
+        {"precision": "bfloat16", "channels_last": True, "data": {"num_loader_workers": 1}},
+        SQUEEZENET,
+    ],
+    ids=["accumulated", "bfloat16", "squeezenet"],
+)
 @pytest.mark.parametrize("step", [1, 3, 4])
 def test_a_run_that_was_killed_ends_with_the_same_bits(
     make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any], step: int
