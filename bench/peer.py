@@ -78,7 +78,7 @@ def peer_network(network: Network) -> PeerNetwork:
         peer = PeerNetwork(PeerAddInverse(), net.stages(), dict(network.taps), flag)
     else:
         plain = copy.deepcopy(network)
-        peer = PeerNetwork(plain.encoder, plain._stages, dict(plain.taps), flag)  # the one place that holds their order
+        peer = PeerNetwork(plain.encoder, list(plain.stages), dict(plain.taps), flag)
     device = next(network.parameters()).device
     return peer.to(device).train(network.training)
 

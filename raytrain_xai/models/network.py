@@ -42,6 +42,11 @@ class Network(nn.Module):
         self.train(self.training)
 
     @property
+    def stages(self) -> tuple[nn.Module, ...]:
+        """Modules from network input to logits, in forward order."""
+        return tuple(self._stages)
+
+    @property
     def default_attribution(self) -> str:
         """``bcos`` for B-cos networks, ``ixg`` for the others."""
         return "bcos" if self.is_bcos else "ixg"
