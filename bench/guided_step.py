@@ -11,14 +11,40 @@ from torch import Tensor, nn
 from bench.peer import PeerNetwork, peer_network
 from bench.peer_loops import loop_step_loss
 from bench.scenario import random_batch
-from bench.timing import relative_error
+from bench.timing import Options, Timings, interleave, relative_error
 from raytrain_xai.config import GuidanceConfig
 from raytrain_xai.guidance.objective import GuidanceObjective, draw_target
 from raytrain_xai.models.network import Network
+from raytrain_xai.models.zoo import build_network
 from raytrain_xai.types import Batch
 
 SEED, STEP = 0, 1
+SIZE, NUM_CLASSES = 224, 20
+PARITY = 1e-9  # of float64 gradients
 Step = Callable[[], list[Tensor]]
+
+
+def compare_at_input(options: Options, *, num_images: int, num_pairs: int, num_annotated: int) -> tuple[Timings, float]:
+    """Energy at the input of a B-cos ResNet-50, 224 pixels: ``ours``, ``own plain`` and ``peer``.
+
+    Returns:
+        Timings, and the relative difference of float64 gradients on a small network and batch.
+    """
+    guidance = GuidanceConfig(loss="energy", weight=0.1, layer="Input")
+    small = build_network("bcos_resnet18", NUM_CLASSES, norm_statistics="batch").to(options.device).train()
+    error = parity(small, guidance, "bcos", num_annotated=min(num_annotated, 3))
+    network = build_network("bcos_resnet50", NUM_CLASSES, norm_statistics="batch").to(options.device).train()
+    batch = random_batch(
+        num_images, SIZE, NUM_CLASSES, num_pairs=num_pairs, num_annotated=num_annotated, device=options.device
+    )
+    peer = peer_network(network)
+    network.to(memory_format=torch.channels_last)
+    variants = {
+        "ours": our_step(network, batch, guidance),
+        "own plain": our_step(network, batch, without_guidance(guidance)),
+        "peer": peer_step(peer, batch, guidance, "bcos"),
+    }
+    return interleave(variants, options), error
 
 
 def our_step(network: Network, batch: Batch, guidance: GuidanceConfig) -> Step:
