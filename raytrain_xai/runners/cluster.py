@@ -7,6 +7,7 @@ import math
 import os
 import secrets
 import shutil
+import socket
 import sys
 import tempfile
 from collections.abc import Generator
@@ -17,6 +18,7 @@ from raytrain_xai.config import RunConfig
 from raytrain_xai.errors import ConfigError, RunError
 
 _OBJECT_STORE_BYTES = 80 << 20  # nothing large travels through it; containers often have 64 MiB of shared memory
+_CONNECT_S = 10.0
 _TOKEN = "RAY_AUTH_TOKEN"
 _TOKEN_SOURCES = (_TOKEN, "RAY_AUTH_TOKEN_PATH")
 
@@ -38,6 +40,7 @@ def connected(config: RunConfig, address: str, *, debug: bool) -> Generator[None
         RunError: the cluster cannot be reached.
     """
     _protect_local() if address == "local" else _follow_cluster()
+    _check_reachable(address)
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")  # at 2 s, short epochs wait for the controller
     import ray  # only now: the settings above are read at import
@@ -87,6 +90,23 @@ def _local_cluster(config: RunConfig, *, debug: bool) -> Generator[None]:
             ray.shutdown()
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _check_reachable(address: str) -> None:
+    """Fail within seconds where nothing listens; Ray itself would try for ever.
+
+    Raises:
+        RunError: no server at the HOST:PORT of ``address``.
+    """
+    host, colon, port = address.removeprefix("ray://").rpartition(":")
+    if not colon or not port.isdigit():
+        return  # ``local``, ``auto``: no server is named
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=_CONNECT_S).close()
+    except (OSError, OverflowError) as error:
+        raise RunError(
+            f"no Ray cluster at {address}: {error}; check host, port and that the head is running"
+        ) from error
 
 
 def _protect_local() -> None:
