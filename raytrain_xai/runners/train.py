@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -80,8 +81,7 @@ def start_run(config: RunConfig, launch: Launch) -> Outcome:
     """
     config = resolve_paths(config)
     info = check_run(config, is_new=True)
-    create_run(config)
-    return _run(config, info, launch)
+    return _run(config, info, launch, partial(create_run, config))
 
 
 def resume_run(run: str, overrides: Sequence[str], launch: Launch) -> Outcome:
@@ -105,18 +105,24 @@ def resume_run(run: str, overrides: Sequence[str], launch: Launch) -> Outcome:
     if exists(at.child(METRICS)) and config.epochs == before.epochs:
         return Outcome(run, read_json(at.child(METRICS)), was_finished=True)
     info = check_run(config, is_new=not complete_steps(at.child(CHECKPOINTS)))
-    write_config(at, config)
-    delete_tree(at.child(METRICS))  # from here on the run is unfinished
-    return _run(config, info, launch)
+
+    def reopen() -> None:
+        write_config(at, config)
+        delete_tree(at.child(METRICS))  # from here on the run is unfinished
+
+    return _run(config, info, launch, reopen)
 
 
-def _run(config: RunConfig, info: DatasetInfo, launch: Launch) -> Outcome:
+def _run(config: RunConfig, info: DatasetInfo, launch: Launch, begin: Callable[[], object]) -> Outcome:
+    """Train; ``begin`` touches the run folder, once it is certain that there are workers to train on."""
     uri = run_location(config).uri
     if config.workers > 0:
         with connected(config, launch.address, debug=launch.debug):
+            begin()
             from raytrain_xai.runners.ray_train import run_on_ray  # imports Ray, which reads its settings then
 
             return Outcome(uri, run_on_ray(config, info, launch.publish))
+    begin()
     device = torch.device("cuda" if config.resources.gpus_per_worker > 0 else "cpu")
     worker = Worker(rank=0, world_size=1, device=device, publish=launch.publish, report=_ignore)
     return Outcome(uri, train(worker, config, info))
