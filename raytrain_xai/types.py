@@ -58,8 +58,8 @@ class StepOutput:
 
     Attributes:
         loss: () float32 with graph; what is differentiated.
-        sums: name -> () float32 detached *sums* over the local samples, ready to be added over steps and workers.
-            ``*_sum`` entries go with a ``*_count`` entry of the same stem, so that means are exact for any sharding.
+        sums: name -> () detached *sums* over the local samples (``cls_sum`` over ``count`` images, ``loc_sum`` and
+            ``empty_maps_sum`` over ``guided_count``), to be added over steps and workers, so means are exact.
     """
 
     loss: Tensor

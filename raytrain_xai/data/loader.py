@@ -18,7 +18,6 @@ from typing import cast
 
 import numpy as np
 import torch
-from torch import Tensor
 from torch.utils.data import DataLoader
 
 from raytrain_xai.config import RunConfig
@@ -152,13 +151,6 @@ def load_samples(
             raise DataError(f"split {split} of {path} has rows 0 to {len(stored) - 1}, asked for {indices.tolist()}")
     ids = [stored.annotations.ids[int(index)].as_py() for index in indices]
     return _plain(stored, image_size)[full_plan(indices)], ids
-
-
-def split_labels(path: str, split: str) -> tuple[Tensor, Tensor]:
-    """Labels (n, C) float32 multi-hot and groups (n,) int64 (-1 none) of a whole split, without reading images."""
-    stored = StoredSplit(path, split)
-    labels = stored.annotations.multi_hot(np.arange(len(stored)), len(stored.info.classes))
-    return torch.from_numpy(labels), torch.from_numpy(stored.annotations.groups)
 
 
 def _plain(stored: StoredSplit, image_size: int) -> PlannedBatches:

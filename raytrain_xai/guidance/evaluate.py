@@ -70,8 +70,10 @@ def evaluate(
     parts = [EvaluationState.empty(network.num_classes, device)]
     with _evaluation_mode(network):
         for loaded in batches:
+            chunks = _pair_chunks(
+                loaded, device
+            )  # counted where the batch was loaded, so that the device need not wait
             batch = loaded.to(device)
-            chunks = _pair_chunks(batch)
             if not chunks:
                 parts.append(_state_of_scores(network(batch.images), batch))
                 continue
@@ -145,15 +147,15 @@ def _position(threshold: float) -> int:
     )
 
 
-def _pair_chunks(batch: Batch) -> list[tuple[Tensor, Tensor]]:
-    """Every positive class with a box, as (image, class) positions (R,) in chunks that bound memory."""
+def _pair_chunks(batch: Batch, device: torch.device) -> list[tuple[Tensor, Tensor]]:
+    """Every positive class with a box, as (image, class) positions (R,) on ``device``, in chunks that bound memory."""
     classes = torch.arange(batch.labels.shape[1], device=batch.labels.device)
     has_box = (batch.box_labels[:, :, None] == classes).any(dim=1)
     rows, target = ((batch.labels > 0) & has_box).nonzero(as_tuple=True)
     if rows.numel() == 0:
         return []
     size = PAIRS_PER_IMAGE * batch.images.shape[0]
-    return list(zip(rows.split(size), target.split(size), strict=True))
+    return list(zip(rows.to(device).split(size), target.to(device).split(size), strict=True))
 
 
 def _state_of_scores(logits: Tensor, batch: Batch) -> EvaluationState:

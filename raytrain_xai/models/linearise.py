@@ -77,16 +77,15 @@ def _by_autograd(module: nn.Module, x: Tensor) -> tuple[Tensor, Pullback]:
         entry = x.view_as(x) if x.requires_grad else x.detach().requires_grad_()
         out = module(entry)
 
+    def gradient(seed: Tensor) -> Tensor:
+        with torch.enable_grad():
+            return torch.autograd.grad(out, entry, seed, create_graph=keep_graph, retain_graph=True)[0]
+
     def pullback(g: Tensor, rows: Tensor | None) -> Tensor:
-        full = g if rows is None else torch.zeros_like(out, dtype=g.dtype)
-        chunks = [(g, rows)] if rows is None else _distinct(g, rows)
-        grads: list[Tensor] = []
-        for part, positions in chunks:
-            seed = full if positions is None else full.index_copy(0, positions, part)
-            with torch.enable_grad():
-                (grad,) = torch.autograd.grad(out, entry, seed, create_graph=keep_graph, retain_graph=True)
-            grads.append(take_rows(grad, positions))
-        return torch.cat(grads) if len(grads) > 1 else grads[0]
+        if rows is None:
+            return gradient(g)
+        zeros = torch.zeros_like(out, dtype=g.dtype)
+        return torch.cat([gradient(zeros.index_copy(0, at, part))[at] for part, at in _distinct(g, rows)])
 
     return (out if keep_graph else out.detach()), pullback
 

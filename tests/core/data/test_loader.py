@@ -12,7 +12,7 @@ from raytrain_xai.config import RunConfig, parse_config
 from raytrain_xai.data.boxes import annotation_subset
 from raytrain_xai.data.dataset import StoredSplit, open_dataset
 from raytrain_xai.data.imagefolder import read_imagefolder
-from raytrain_xai.data.loader import TrainingData, evaluation_batches, load_samples, split_labels, training_batches
+from raytrain_xai.data.loader import TrainingData, evaluation_batches, load_samples, training_batches
 from raytrain_xai.data.parquet import read_columns
 from raytrain_xai.data.prepare import prepare
 from raytrain_xai.errors import DataError
@@ -172,13 +172,6 @@ def test_gallery_samples_come_in_the_order_asked_for(birds: str) -> None:
 def test_unknown_samples_are_refused(birds: str, wrong: list) -> None:
     with pytest.raises(DataError):
         load_samples(birds, "test", wrong, 32)
-
-
-def test_split_labels_need_no_images(birds: str) -> None:
-    labels, groups = split_labels(birds, "test")
-    assert labels.shape == (75, 2)
-    assert (labels.sum(dim=1) == 1).all()
-    assert torch.equal(labels.argmax(dim=1), groups // 2)  # group = 2 * bird + place
 
 
 def test_images_without_boxes_stay_outside_the_budget(tmp_path: Path, make_jpeg) -> None:
