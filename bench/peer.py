@@ -122,8 +122,8 @@ class PeerResNet(nn.Module):
 
     def stages(self) -> list[nn.Module]:
         """One module per stage of the network, so that its taps hold."""
-        body = [self.conv1, self.bn1, self.pool, self.layer1, self.layer2, self.layer3, self.layer4]
-        return [*body, self.fc, self.head]
+        blocks = [*self.layer1, *self.layer2, *self.layer3, *self.layer4]
+        return [self.conv1, self.bn1, self.pool, *blocks, self.fc, self.head]
 
 
 class PeerBlock(nn.Module):

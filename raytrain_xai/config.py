@@ -18,7 +18,6 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from raytrain_xai.errors import ConfigError
 
-Layer = Literal["Input", "Mid1", "Mid2", "Mid3", "Final"]
 LossName = Literal["energy", "l1", "ppce", "rrr"]
 AttributionName = Literal["bcos", "ixg", "gradcam", "intgrad"]
 
@@ -74,7 +73,8 @@ class GuidanceConfig(_Section):
     """Factor of the localisation loss; 0 trains unguided and still measures everything."""
     attribution: AttributionName | None = None
     """Nothing: bcos for B-cos networks, ixg for the others."""
-    layer: Layer = "Input"
+    layer: str = "Input"
+    """Tap of the network: Input, Mid1, Mid2, Mid3, Final, or a block such as layer3.1."""
     annotated_fraction: float = Field(default=1.0, ge=0, le=1)
     """Share of training images whose annotation is used; 1 % lies within 10 % at the same seed."""
     box_dilation: float = Field(default=0.0, ge=0, le=2)

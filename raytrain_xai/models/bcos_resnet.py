@@ -15,6 +15,7 @@ from typing import ClassVar
 
 from torch import Tensor, nn
 
+from raytrain_xai.models.architecture import Architecture, Cut, flat
 from raytrain_xai.models.bcos_layers import BatchNormUncentered2d, BcosConv2d, LogitLayer, class_prior_bias
 from raytrain_xai.models.linearise import Pullback, linearise
 from raytrain_xai.models.residual import linearise_residual
@@ -107,11 +108,14 @@ class BcosResNet(nn.Module):
             if isinstance(module, BcosConv2d):
                 nn.init.kaiming_normal_(module.linear.weight, mode="fan_out", nonlinearity="relu")
 
+    def layers(self) -> list[nn.Sequential]:
+        """The residual stages."""
+        return [self.layer1, self.layer2, self.layer3, self.layer4]
+
     def stages(self) -> list[nn.Module]:
-        """Top-level modules in forward order, which differs from the registration order of the published code."""
+        """Modules in forward order, which differs from the registration order of the published code."""
         stem = [self.conv1, self.bn1, self.pool]
-        head = [self.fc, self.avgpool, self.flatten, self.logit_layer]
-        return [*stem, self.layer1, self.layer2, self.layer3, self.layer4, *head]
+        return flat(*stem, *self.layers(), self.fc, self.avgpool, self.flatten, self.logit_layer)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, 6, H, W) encoded as [image, 1 - image] -> (B, K) logits."""
@@ -138,6 +142,12 @@ def bcos_resnet34(num_classes: int) -> BcosResNet:
 def bcos_resnet50(num_classes: int) -> BcosResNet:
     """B-cos ResNet-50."""
     return BcosResNet(BcosBottleneck, (3, 4, 6, 3), num_classes)
+
+
+def cut(net: BcosResNet) -> Cut:
+    """Stem, residual blocks, classifier."""
+    layers = net.layers()
+    return Cut(net.stages(), ends=[layer[-1] for layer in layers], blocks=flat(*layers))
 
 
 @linearise.register(BcosBasicBlock)
@@ -169,3 +179,11 @@ def _residual_stage(
     first = block(in_width, width, stride)
     rest = [block(width * block.expansion, width, 1) for _ in range(depth - 1)]
     return nn.Sequential(first, *rest)
+
+
+ARCHITECTURES = {
+    "bcos_resnet_tiny": Architecture(bcos_resnet_tiny, cut, head="fc", is_bcos=True, image_size=112),
+    "bcos_resnet18": Architecture(bcos_resnet18, cut, head="fc", is_bcos=True),
+    "bcos_resnet34": Architecture(bcos_resnet34, cut, head="fc", is_bcos=True),
+    "bcos_resnet50": Architecture(bcos_resnet50, cut, head="fc", is_bcos=True),
+}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Mapping, Sequence
 from typing import Self
 
@@ -23,12 +24,13 @@ class Network(nn.Module):
         name: architecture name.
         num_classes: length of the logits.
         is_bcos: True when every stage is dynamic-linear, so that explanations are exact.
+        head: path in ``net`` of the module that makes the class scores.
         frozen_norms: keep normalisation layers on their stored statistics, also in training.
     """
 
     def __init__(
         self, net: nn.Module, *, encode: nn.Module, stages: Sequence[nn.Module], taps: Mapping[str, int], name: str,
-        num_classes: int, is_bcos: bool, frozen_norms: bool = False,
+        num_classes: int, is_bcos: bool, head: str, frozen_norms: bool = False,
     ) -> None:  # fmt: skip
         super().__init__()
         self.net = net
@@ -38,6 +40,7 @@ class Network(nn.Module):
         self.name = name
         self.num_classes = num_classes
         self.is_bcos = is_bcos
+        self.head = head
         self.frozen_norms = frozen_norms
         self.train(self.training)
 
@@ -76,7 +79,9 @@ class Network(nn.Module):
             ConfigError: no such tap; the message lists them.
         """
         if layer not in self.taps:
-            raise ConfigError(f"{self.name} has no layer {layer!r}; its layers are {', '.join(self.taps)}")
+            near = difflib.get_close_matches(layer, self.taps, n=1)
+            hint = f"did you mean {near[0]}? " if near else ""
+            raise ConfigError(f"{self.name} has no layer {layer!r}; {hint}its layers are {', '.join(self.taps)}")
         return self.taps[layer]
 
     @property

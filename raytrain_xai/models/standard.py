@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
+from raytrain_xai.models.architecture import Architecture, Cut, flat
 from raytrain_xai.models.linearise import Pullback, linearise, linearise_chain, take_rows
 from raytrain_xai.models.residual import linearise_residual
 
@@ -48,15 +49,22 @@ def squeezenet1_1(num_classes: int) -> SqueezeNet:
     return net
 
 
-def resnet_stages(net: ResNet) -> list[nn.Module]:
-    """Top-level modules of a torchvision ResNet in forward order."""
-    stem: list[nn.Module] = [net.conv1, net.bn1, net.relu, net.maxpool]
-    return [*stem, net.layer1, net.layer2, net.layer3, net.layer4, net.avgpool, nn.Flatten(), net.fc]
+def cut_resnet(net: ResNet) -> Cut:
+    """Stem, residual blocks, classifier."""
+    layers = [net.layer1, net.layer2, net.layer3, net.layer4]
+    stages = flat(net.conv1, net.bn1, net.relu, net.maxpool, *layers, net.avgpool, nn.Flatten(), net.fc)
+    return Cut(stages, ends=[layer[-1] for layer in layers], blocks=flat(*layers))
 
 
-def squeezenet_stages(net: SqueezeNet) -> list[nn.Module]:
-    """Modules of a torchvision SqueezeNet in forward order."""
-    return [*net.features, *net.classifier, nn.Flatten()]
+def cut_squeezenet(net: SqueezeNet) -> Cut:
+    """Layers and Fire modules. Mid1 to Mid3: the last value at each resolution but the coarsest, and its middle."""
+    from torchvision.models.squeezenet import Fire
+
+    return Cut(
+        flat(net.features, net.classifier, nn.Flatten()),
+        ends=[net.features[index] for index in (4, 7, 10, 12)],
+        blocks=[module for module in net.features if isinstance(module, Fire)],
+    )
 
 
 @cache  # a registration per process, made only once torchvision is known to be needed
@@ -96,3 +104,10 @@ def _linearise_fire(fire: Fire, x: Tensor) -> tuple[Tensor, Pullback]:
         return pull_squeeze(pull_narrow(to_narrow, rows) + pull_wide(to_wide, rows), rows)
 
     return y, pullback
+
+
+ARCHITECTURES = {
+    "resnet18": Architecture(resnet18, cut_resnet, head="fc", is_bcos=False),
+    "resnet50": Architecture(resnet50, cut_resnet, head="fc", is_bcos=False),
+    "squeezenet1_1": Architecture(squeezenet1_1, cut_squeezenet, head="classifier.1", is_bcos=False),
+}

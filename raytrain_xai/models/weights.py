@@ -65,8 +65,7 @@ def read_state_dict(source: str, *, architecture: str) -> dict[str, Tensor]:
 
 def classifier_keys(network: Network) -> list[str]:
     """State-dict keys of the layer that makes the logits."""
-    prefix = "classifier.1." if network.name == "squeezenet1_1" else "fc."
-    return [key for key in network.net.state_dict() if key.startswith(prefix)]
+    return [key for key in network.net.state_dict() if key.startswith(f"{network.head}.")]
 
 
 def _read_run(at: Location, source: str) -> dict[str, Tensor]:
@@ -144,8 +143,7 @@ def _without_foreign_head(state: dict[str, Tensor], network: Network, source: st
         "%s classifies %d classes, the network %d: the classifier starts at random",
         source, len(state[keys[0]]), network.num_classes,
     )  # fmt: skip
-    prefix = keys[0].rpartition(".")[0].removesuffix(".linear") + "."
-    body = {key: value for key, value in state.items() if not key.startswith(prefix)}
+    body = {key: value for key, value in state.items() if not key.startswith(f"{network.head}.")}
     return body | {key: own[key] for key in classifier_keys(network)}
 
 

@@ -19,6 +19,7 @@ from typing import ClassVar
 
 from torch import Tensor, nn
 
+from raytrain_xai.models.architecture import Architecture, Cut, flat
 from raytrain_xai.models.linearise import Pullback, linearise
 from raytrain_xai.models.residual import linearise_residual
 
@@ -111,10 +112,13 @@ class XdnnResNet(nn.Module):
             if isinstance(module, FixupBasicBlock | FixupBottleneck):
                 module.initialise(sum(depths))
 
+    def layers(self) -> list[nn.Sequential]:
+        """The residual stages."""
+        return [self.layer1, self.layer2, self.layer3, self.layer4]
+
     def stages(self) -> list[nn.Module]:
-        """Top-level modules in forward order."""
-        stem = [self.conv1, self.relu, self.maxpool]
-        return [*stem, self.layer1, self.layer2, self.layer3, self.layer4, self.avgpool, self.flatten, self.fc]
+        """Modules in forward order."""
+        return flat(self.conv1, self.relu, self.maxpool, *self.layers(), self.avgpool, self.flatten, self.fc)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, 3, H, W) normalised image -> (B, K) logits."""
@@ -131,6 +135,12 @@ def xdnn_resnet18(num_classes: int) -> XdnnResNet:
 def xdnn_resnet50(num_classes: int) -> XdnnResNet:
     """Bias-free fixup ResNet-50, the network guided in the paper."""
     return XdnnResNet(FixupBottleneck, (3, 4, 6, 3), num_classes)
+
+
+def cut(net: XdnnResNet) -> Cut:
+    """Stem, residual blocks, classifier."""
+    layers = net.layers()
+    return Cut(net.stages(), ends=[layer[-1] for layer in layers], blocks=flat(*layers))
 
 
 @linearise.register(FixupBasicBlock)
@@ -163,3 +173,9 @@ def _residual_stage(
 ) -> nn.Sequential:
     first = block(in_width, width, stride)
     return nn.Sequential(first, *(block(width * block.expansion, width, 1) for _ in range(depth - 1)))
+
+
+ARCHITECTURES = {
+    "xdnn_resnet18": Architecture(xdnn_resnet18, cut, head="fc", is_bcos=False),
+    "xdnn_resnet50": Architecture(xdnn_resnet50, cut, head="fc", is_bcos=False),
+}

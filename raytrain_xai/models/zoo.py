@@ -17,28 +17,22 @@ network input is [image, 1 - image] for B-cos and the normalised image otherwise
 from __future__ import annotations
 
 import difflib
-from collections.abc import Sequence
 from typing import Literal
-
-from torch import nn
 
 from raytrain_xai.errors import ConfigError
 from raytrain_xai.models import bcos_resnet, standard, xdnn
+from raytrain_xai.models.architecture import Architecture, named_taps
 from raytrain_xai.models.bcos_layers import AddInverse
 from raytrain_xai.models.encoding import Normalise
 from raytrain_xai.models.network import Network
 from raytrain_xai.models.weights import load_weights
 
-BCOS = {
-    "bcos_resnet_tiny": bcos_resnet.bcos_resnet_tiny,
-    "bcos_resnet18": bcos_resnet.bcos_resnet18,
-    "bcos_resnet34": bcos_resnet.bcos_resnet34,
-    "bcos_resnet50": bcos_resnet.bcos_resnet50,
+ARCHITECTURES: dict[str, Architecture] = {
+    **bcos_resnet.ARCHITECTURES,
+    **standard.ARCHITECTURES,
+    **xdnn.ARCHITECTURES,
 }
-XDNN = {"xdnn_resnet18": xdnn.xdnn_resnet18, "xdnn_resnet50": xdnn.xdnn_resnet50}
-RESNET = {"resnet18": standard.resnet18, "resnet50": standard.resnet50}
-SQUEEZENET = "squeezenet1_1"
-MODEL_NAMES = (*BCOS, *RESNET, SQUEEZENET, *XDNN)
+MODEL_NAMES = tuple(ARCHITECTURES)
 
 
 def build_network(
@@ -62,40 +56,27 @@ def build_network(
     """
     if num_classes < 1:
         raise ConfigError(f"a classifier needs at least one class, got {num_classes}")
-    net, stages, ends = _architecture(name, num_classes)
+    architecture = find_architecture(name)
+    net = architecture.build(num_classes)
+    cut = architecture.cut(net)
     network = Network(
-        net, encode=AddInverse() if name in BCOS else Normalise(), stages=stages, taps=_taps(stages, ends), name=name,
-        num_classes=num_classes, is_bcos=name in BCOS, frozen_norms=norm_statistics == "frozen",
+        net, encode=AddInverse() if architecture.is_bcos else Normalise(), stages=cut.stages,
+        taps=named_taps(net, cut), name=name, num_classes=num_classes, is_bcos=architecture.is_bcos,
+        head=architecture.head, frozen_norms=norm_statistics == "frozen",
     )  # fmt: skip
     if weights is not None:
         load_weights(network, weights)
     return network
 
 
-def _architecture(name: str, num_classes: int) -> tuple[nn.Module, list[nn.Module], list[nn.Module]]:
-    """The net, its modules in forward order, and those that end in the taps Mid1, Mid2, Mid3 and Final."""
-    if name in BCOS:
-        net = BCOS[name](num_classes)
-        return net, net.stages(), [net.layer1, net.layer2, net.layer3, net.layer4]
-    if name in XDNN:
-        net = XDNN[name](num_classes)
-        return net, net.stages(), [net.layer1, net.layer2, net.layer3, net.layer4]
-    if name in RESNET:
-        net = RESNET[name](num_classes)
-        return net, standard.resnet_stages(net), [net.layer1, net.layer2, net.layer3, net.layer4]
-    if name == SQUEEZENET:
-        net = standard.squeezenet1_1(num_classes)
-        return net, standard.squeezenet_stages(net), [net.features[index] for index in (4, 7, 10, 12)]
-    raise ConfigError(_unknown(name))
+def find_architecture(name: str) -> Architecture:
+    """Look a name up.
 
-
-def _taps(stages: Sequence[nn.Module], ends: Sequence[nn.Module]) -> dict[str, int]:
-    """Tap names with the number of stages up to and including each end; modules compare by identity."""
-    positions = [list(stages).index(end) + 1 for end in ends]
-    return {"Input": 0, **dict(zip(("Mid1", "Mid2", "Mid3", "Final"), positions, strict=True))}
-
-
-def _unknown(name: str) -> str:
+    Raises:
+        ConfigError: unknown name; lists the known ones.
+    """
+    if name in ARCHITECTURES:
+        return ARCHITECTURES[name]
     near = difflib.get_close_matches(name, MODEL_NAMES, n=1)
     hint = f"did you mean {near[0]}? " if near else ""
-    return f"unknown model {name!r}; {hint}models: {', '.join(MODEL_NAMES)}"
+    raise ConfigError(f"unknown model {name!r}; {hint}models: {', '.join(MODEL_NAMES)}")

@@ -41,7 +41,6 @@ def test_overrides_are_typed_and_nested(tmp_path: Path) -> None:
         ("guidance.wieght=1", ["guidance.wieght", "did you mean weight?", "annotated_fraction"]),
         ("guidence.weight=1", ["guidence", "did you mean guidance?"]),
         ("guidance.loss=energie", ["guidance.loss", "'energy', 'l1', 'ppce' or 'rrr'", "energie"]),
-        ("guidance.layer=Mid9", ["guidance.layer", "'Mid3'", "Mid9"]),
         ("guidance.weight=-1", ["guidance.weight", "greater than or equal to 0", "-1"]),
         ("guidance.annotated_fraction=10", ["guidance.annotated_fraction", "less than or equal to 1"]),
         ("epochs=0", ["epochs", "greater than or equal to 1"]),

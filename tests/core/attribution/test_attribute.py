@@ -107,7 +107,7 @@ def small_network(kind: str) -> Network:
     encode = AddInverse() if kind == "bcos" else nn.Identity()
     network = Network(
         nn.Sequential(*stages), encode=encode, stages=stages, taps={"Input": 0, "Mid1": 2}, name="small",
-        num_classes=3, is_bcos=kind == "bcos",
+        num_classes=3, is_bcos=kind == "bcos", head="2",
     )  # fmt: skip
     return network.double().eval()
 
