@@ -14,6 +14,7 @@ from raytrain_xai import __version__
 from raytrain_xai.cli.config import config_group
 from raytrain_xai.cli.data import data_group
 from raytrain_xai.cli.model import eval_command, explain_command, report_command
+from raytrain_xai.cli.models import models_group
 from raytrain_xai.cli.train import resume_command, train_command
 from raytrain_xai.errors import RunError, XaiError
 
@@ -34,6 +35,7 @@ cli.add_command(resume_command)
 cli.add_command(eval_command)
 cli.add_command(explain_command)
 cli.add_command(report_command)
+cli.add_command(models_group)
 cli.add_command(config_group)
 
 
