@@ -14,119 +14,45 @@ from pathlib import Path
 from typing import Any, Literal, Self, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from raytrain_xai.errors import ConfigError
+from raytrain_xai.sections import (
+    CheckpointConfig,
+    DataConfig,
+    EmaConfig,
+    EvaluationConfig,
+    GuidanceConfig,
+    LossConfig,
+    MixingConfig,
+    ModelConfig,
+    OptimConfig,
+    ResourcesConfig,
+    Section,
+    TrackingConfig,
+)
 
-LossName = Literal["energy", "l1", "ppce", "rrr"]
-AttributionName = Literal["bcos", "ixg", "gradcam", "intgrad"]
-
-
-class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
-
-
-class DataConfig(_Section):
-    path: str
-    """Folder or s3:// address written by ``raytrain-xai data prepare``."""
-    image_size: int = Field(default=224, ge=32, le=1024)
-    """Side of the square network input, pixels."""
-    augment: Literal["none", "flip", "crop"] = "none"
-    """none: resize (the paper's recipe); flip: and mirror; crop: random-resized crop and mirror."""
-    num_loader_workers: int = Field(default=0, ge=0, le=64)
-    """Decoding processes per training worker; 0 decodes in the training process."""
-    cache_decoded: bool = False
-    """Keep decoded, resized images in memory; for data sets that fit (3 bytes per pixel), not with augment=crop."""
-    shuffle_window: int = Field(default=4096, ge=1)
-    """Samples among which the order is drawn, after whole shards have been shuffled."""
-
-    @model_validator(mode="after")
-    def _crop_needs_originals(self) -> Self:
-        if self.cache_decoded and self.augment == "crop":
-            raise ValueError(
-                "cache_decoded keeps resized images, augment=crop needs the originals; set one of them off"
-            )
-        return self
-
-
-class ModelConfig(_Section):
-    name: str
-    """Architecture, see ``raytrain_xai.models.zoo.MODEL_NAMES``."""
-    weights: str | None = None
-    """``imagenet`` (embedded SqueezeNet), a file (.safetensors, .pth), a run folder, or nothing (random)."""
-    norm_statistics: Literal["batch", "frozen"] = "frozen"
-    """batch: normalisation statistics of the batch, over all workers; frozen: the stored ones (pretrained networks)."""
+__all__ = [
+    "CheckpointConfig",
+    "DataConfig",
+    "EmaConfig",
+    "EvaluationConfig",
+    "GuidanceConfig",
+    "LossConfig",
+    "MixingConfig",
+    "ModelConfig",
+    "OptimConfig",
+    "ResourcesConfig",
+    "RunConfig",
+    "TrackingConfig",
+    "dump_config",
+    "load_config",
+    "parse_config",
+    "with_overrides",
+]
 
 
-class OptimConfig(_Section):
-    name: Literal["adam", "adamw", "sgd"] = "adam"
-    lr: float = Field(default=1e-4, gt=0)
-    weight_decay: float = Field(default=0.0, ge=0)
-    schedule: Literal["constant", "cosine"] = "constant"
-    warmup_steps: int = Field(default=0, ge=0)
-    clip_norm: float | None = Field(default=None, gt=0)
-
-
-class GuidanceConfig(_Section):
-    loss: LossName = "energy"
-    weight: float = Field(default=0.0, ge=0)
-    """Factor of the localisation loss; 0 trains unguided and still measures everything."""
-    attribution: AttributionName | None = None
-    """Nothing: bcos for B-cos networks, ixg for the others."""
-    layer: str = "Input"
-    """Tap of the network: Input, Mid1, Mid2, Mid3, Final, or a block such as layer3.1."""
-    annotated_fraction: float = Field(default=1.0, ge=0, le=1)
-    """Share of training images whose annotation is used; 1 % lies within 10 % at the same seed."""
-    box_dilation: float = Field(default=0.0, ge=0, le=2)
-    """Every side of a box moves out by this share of its width or height; training only."""
-    annotation: Literal["boxes", "masks"] = "boxes"
-    reduction: Literal["sum", "mean"] = "sum"
-    """Over the annotated images of a step: sum as in the paper, or mean (weight independent of batch and budget)."""
-    intgrad_steps: int = Field(default=8, ge=1, le=512)
-
-
-class EvaluationConfig(_Section):
-    every_epochs: int = Field(default=1, ge=1)
-    batch_size: int = Field(default=64, ge=1)
-    iou_threshold: float | None = Field(default=None, gt=0, lt=1)
-    """Nothing: chosen on the validation split among .05, .10 … .95."""
-    order: Literal["canonical", "paper_code"] = "canonical"
-    """canonical: resize the signed map, then clamp; paper_code: clamp first for L1 and PPCE, as the released code."""
-    select: Literal["last", "best_f1"] = "best_f1"
-    """Checkpoint that is measured on the test split at the end."""
-    min_f1: float | None = Field(default=None, ge=0, le=1)
-    """Stop after an evaluation when the best F1 so far is below this."""
-
-    @field_validator("iou_threshold")
-    @classmethod
-    def _on_the_grid(cls, value: float | None) -> float | None:
-        if value is not None and abs(value * 20 - round(value * 20)) > 1e-6:
-            raise ValueError("IoU is measured at .05, .10, … .95; give one of these or nothing")
-        return value
-
-
-class CheckpointConfig(_Section):
-    every_steps: int | None = Field(default=None, ge=1)
-    """Besides the one after each epoch."""
-    keep: int = Field(default=2, ge=1)
-    """Newest checkpoints kept for resuming; those on the Pareto front and the best by F1 are kept besides."""
-
-
-class TrackingConfig(_Section):
-    log_every_steps: int = Field(default=10, ge=1)
-    tensorboard: bool = True
-    mlflow: str | None = None
-    """Tracking URI; needs the extra ``mlflow``."""
-
-
-class ResourcesConfig(_Section):
-    cpus_per_worker: float = Field(default=1.0, gt=0)
-    gpus_per_worker: float = Field(default=0.0, ge=0)
-    max_failures: int = Field(default=2, ge=0)
-    """Restarts of the worker group after a crash; each continues from the newest checkpoint."""
-
-
-class RunConfig(_Section):
+class RunConfig(Section):
     """Everything that defines a guided (or plain) training run."""
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
@@ -145,6 +71,9 @@ class RunConfig(_Section):
     data: DataConfig
     model: ModelConfig
     optim: OptimConfig = OptimConfig()
+    loss: LossConfig = LossConfig()
+    mixing: MixingConfig = MixingConfig()
+    ema: EmaConfig = EmaConfig()
     guidance: GuidanceConfig = GuidanceConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
@@ -157,6 +86,17 @@ class RunConfig(_Section):
         if self.batch_size % parts:
             raise ValueError(
                 f"batch_size {self.batch_size} does not divide into workers x accumulate = {parts} equal parts"
+            )
+        if self.mixing.is_on and self.batch_size // parts % 2:
+            raise ValueError(f"mixing needs pairs, each part of a batch has {self.batch_size // parts} images")
+        return self
+
+    @model_validator(mode="after")
+    def _boxes_stay_true(self) -> Self:
+        if self.guidance.weight > 0 and (self.mixing.is_on or self.data.policy != "none"):
+            raise ValueError(
+                "boxes do not follow images that are mixed or bent: set guidance.weight=0, or mixup_alpha, "
+                "cutmix_alpha and data.policy off"
             )
         return self
 

@@ -1,0 +1,189 @@
+"""Sections of a run's configuration: strict, frozen pydantic models, one per concern.
+
+A field's docstring is its documentation; checks that concern one section are here, those between sections in
+:class:`raytrain_xai.config.RunConfig`.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+LossName = Literal["energy", "l1", "ppce", "rrr"]
+AttributionName = Literal["bcos", "ixg", "gradcam", "intgrad"]
+ClassLossName = Literal["bce", "off_label_bce", "cross_entropy"]
+AugmentName = Literal["none", "flip", "shift", "crop"]
+PolicyName = Literal["none", "randaugment", "trivialaugment"]
+
+
+class Section(BaseModel):
+    """Unknown keys are refused, values cannot change."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+
+class DataConfig(Section):
+    path: str
+    """Folder or s3:// address written by ``raytrain-xai data prepare``."""
+    image_size: int = Field(default=224, ge=32, le=1024)
+    """Side of the square network input, pixels."""
+    train_size: int | None = Field(default=None, ge=32, le=1024)
+    """Side of the images in training, pixels; nothing: image_size."""
+    eval_resize: int | None = Field(default=None, ge=32, le=2048)
+    """Shorter side before the central square is cut out, outside training; nothing: squeeze to a square (guidance)."""
+    augment: AugmentName = "none"
+    """none: resize (the paper's recipe); flip: and mirror; shift: and move by up to 1/8; crop: crop, resize, mirror."""
+    crop_area: float = Field(default=0.7, gt=0, le=1)
+    """Smallest share of an image that augment=crop keeps; .08 for ImageNet recipes, .7 where boxes should survive."""
+    policy: PolicyName = "none"
+    """Changes of colour and shape at random after that; boxes do not follow, so not with guidance."""
+    magnitude: int = Field(default=9, ge=0, le=30)
+    """Strength of randaugment; trivialaugment draws its own."""
+    erase: float = Field(default=0.0, ge=0, le=1)
+    """Probability that a random rectangle of a training image is blackened."""
+    repeats: int = Field(default=1, ge=1, le=16)
+    """Times an image is drawn into a step, each augmented anew; an epoch keeps its length and sees fewer images."""
+    num_loader_workers: int = Field(default=0, ge=0, le=64)
+    """Decoding processes per training worker; 0 decodes in the training process."""
+    cache_decoded: bool = False
+    """Keep decoded, resized images in memory; for data sets that fit (3 bytes per pixel), not with augment=crop."""
+    shuffle_window: int = Field(default=4096, ge=1)
+    """Samples among which the order is drawn, after whole shards have been shuffled."""
+
+    @model_validator(mode="after")
+    def _crop_needs_originals(self) -> Self:
+        if self.cache_decoded and self.augment == "crop":
+            raise ValueError(
+                "cache_decoded keeps resized images, augment=crop needs the originals; set one of them off"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _centre_fits(self) -> Self:
+        if self.eval_resize is not None and self.eval_resize < self.image_size:
+            raise ValueError(f"eval_resize {self.eval_resize} is smaller than the square of {self.image_size} cut out")
+        return self
+
+
+class ModelConfig(Section):
+    name: str
+    """Architecture, see ``raytrain_xai.models.zoo.MODEL_NAMES``."""
+    weights: str | None = None
+    """``imagenet`` (embedded SqueezeNet), a file (.safetensors, .pth), a run folder, or nothing (random)."""
+    norm_statistics: Literal["batch", "frozen"] = "frozen"
+    """batch: normalisation statistics of the batch, over all workers; frozen: the stored ones (pretrained networks)."""
+    stochastic_depth: float = Field(default=0.0, ge=0, lt=1)
+    """Probability that the last residual block is skipped in training, rising linearly from 0 at the first."""
+
+
+class OptimConfig(Section):
+    name: Literal["adam", "adamw", "sgd"] = "adam"
+    lr: float = Field(default=1e-4, gt=0)
+    weight_decay: float = Field(default=0.0, ge=0)
+    schedule: Literal["constant", "cosine", "step"] = "constant"
+    """After the warm-up: constant; half a cosine down to 0; or step_factor times less every step_epochs."""
+    step_epochs: int = Field(default=30, ge=1)
+    step_factor: float = Field(default=0.1, gt=0, le=1)
+    warmup_steps: int = Field(default=0, ge=0)
+    warmup_epochs: float = Field(default=0.0, ge=0)
+    """The same in epochs, for recipes that do not know the size of the data set."""
+    warmup_start: float | None = Field(default=None, ge=0, le=1)
+    """Share of lr at which the warm-up starts; nothing: at lr / (number of warm-up steps)."""
+    clip_norm: float | None = Field(default=None, gt=0)
+    """Longest gradient, over all parameters together (L2)."""
+    agc: float | None = Field(default=None, gt=0)
+    """Adaptive gradient clipping: longest gradient of a unit relative to its weights."""
+
+    @model_validator(mode="after")
+    def _one_of_a_kind(self) -> Self:
+        if self.warmup_steps and self.warmup_epochs:
+            raise ValueError("warmup_steps and warmup_epochs are both set; choose one")
+        if self.clip_norm is not None and self.agc is not None:
+            raise ValueError("clip_norm and agc are both set; choose one")
+        return self
+
+
+class LossConfig(Section):
+    name: ClassLossName = "bce"
+    """Classification loss. bce: each class for itself; off_label_bce: no target below 1/classes, as published B-cos
+    networks were trained; cross_entropy: classes compete, for images with one label."""
+    label_smoothing: float = Field(default=0.0, ge=0, lt=1)
+    """Share of a target that is spread evenly over all classes."""
+
+
+class MixingConfig(Section):
+    mixup_alpha: float = Field(default=0.0, ge=0)
+    """Parameter of the Beta distribution by which two images are blended; 0 never blends."""
+    cutmix_alpha: float = Field(default=0.0, ge=0)
+    """The same for the share of a rectangle pasted from another image. With both, half of the pairs take each."""
+
+    @property
+    def is_on(self) -> bool:
+        """Whether any pair is mixed."""
+        return self.mixup_alpha > 0 or self.cutmix_alpha > 0
+
+
+class EmaConfig(Section):
+    decay: float | None = Field(default=None, gt=0, lt=1)
+    """Share of the average that an update keeps; nothing: no average. With one, it is what is measured and used."""
+    every_steps: int = Field(default=1, ge=1)
+
+
+class GuidanceConfig(Section):
+    loss: LossName = "energy"
+    weight: float = Field(default=0.0, ge=0)
+    """Factor of the localisation loss; 0 trains unguided and still measures everything."""
+    attribution: AttributionName | None = None
+    """Nothing: bcos for B-cos networks, ixg for the others."""
+    layer: str = "Input"
+    """Tap of the network: Input, Mid1, Mid2, Mid3, Final, or a block such as layer3.1."""
+    annotated_fraction: float = Field(default=1.0, ge=0, le=1)
+    """Share of training images whose annotation is used; 1 % lies within 10 % at the same seed."""
+    box_dilation: float = Field(default=0.0, ge=0, le=2)
+    """Every side of a box moves out by this share of its width or height; training only."""
+    annotation: Literal["boxes", "masks"] = "boxes"
+    reduction: Literal["sum", "mean"] = "sum"
+    """Over the annotated images of a step: sum as in the paper, or mean (weight independent of batch and budget)."""
+    intgrad_steps: int = Field(default=8, ge=1, le=512)
+
+
+class EvaluationConfig(Section):
+    every_epochs: int = Field(default=1, ge=1)
+    batch_size: int = Field(default=64, ge=1)
+    iou_threshold: float | None = Field(default=None, gt=0, lt=1)
+    """Nothing: chosen on the validation split among .05, .10 … .95."""
+    order: Literal["canonical", "paper_code"] = "canonical"
+    """canonical: resize the signed map, then clamp; paper_code: clamp first for L1 and PPCE, as the released code."""
+    select: Literal["last", "best_f1", "best_accuracy"] = "best_f1"
+    """Checkpoint that is measured on the test split at the end; cross_entropy leaves F1 without meaning."""
+    min_f1: float | None = Field(default=None, ge=0, le=1)
+    """Stop after an evaluation when the best F1 so far is below this."""
+
+    @field_validator("iou_threshold")
+    @classmethod
+    def _on_the_grid(cls, value: float | None) -> float | None:
+        if value is not None and abs(value * 20 - round(value * 20)) > 1e-6:
+            raise ValueError("IoU is measured at .05, .10, … .95; give one of these or nothing")
+        return value
+
+
+class CheckpointConfig(Section):
+    every_steps: int | None = Field(default=None, ge=1)
+    """Besides the one after each epoch."""
+    keep: int = Field(default=2, ge=1)
+    """Newest checkpoints kept for resuming; those on the Pareto front and the best by F1 are kept besides."""
+
+
+class TrackingConfig(Section):
+    log_every_steps: int = Field(default=10, ge=1)
+    tensorboard: bool = True
+    mlflow: str | None = None
+    """Tracking URI; needs the extra ``mlflow``."""
+
+
+class ResourcesConfig(Section):
+    cpus_per_worker: float = Field(default=1.0, gt=0)
+    gpus_per_worker: float = Field(default=0.0, ge=0)
+    max_failures: int = Field(default=2, ge=0)
+    """Restarts of the worker group after a crash; each continues from the newest checkpoint."""
