@@ -9,15 +9,18 @@ forward itself has no mode.
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from raytrain_xai.models.chain import DynamicLinear
 from raytrain_xai.models.convolution import ConvGeometry
+from raytrain_xai.models.folding import Fold, FoldedBcosConv2d, version_of
 from raytrain_xai.models.fused import (
     PATCH_EPS,
+    autocast_operands,
     bcos_conv2d,
     bcos_pullback,
     conv_input_grad,
@@ -25,7 +28,7 @@ from raytrain_xai.models.fused import (
     uncentered_batch_norm,
     unit_filters,
 )
-from raytrain_xai.models.linearise import DynamicLinear, Pullback, linearise, take_rows
+from raytrain_xai.models.linearise import Pullback, linearise, take_rows
 
 LINEAR_EPS = 1e-12  # of the published networks; outside the root
 SCALE_EPS = 1e-6  # keeps |cos|^(B-1) differentiable at 0 when B is not 2
@@ -63,6 +66,7 @@ class BcosConv2d(DynamicLinear):
         self.b = b
         self.max_out = max_out
         self.geometry = ConvGeometry(_pair(kernel_size), _pair(stride), _pair(padding), _pair(dilation), groups)
+        self._fold: Fold | None = None
 
     @property
     def is_fused(self) -> bool:
@@ -76,9 +80,40 @@ class BcosConv2d(DynamicLinear):
             return bcos_conv2d(x, weight, self.geometry)[0]
         return self.scaled(x, weight).out
 
+    def joined(self, following: nn.Module | None) -> tuple[nn.Module, int] | None:
+        """This layer, with the norm behind it if there is one, folded into one convolution; see :mod:`.folding`."""
+        if self.training or not self.is_fused:
+            return None
+        norm = following if isinstance(following, BatchNormUncentered2d) and not following.training else None
+        if torch.compiler.is_compiling():  # a graph holds the filters of the last run before it was made
+            fold = self._fold if self._fold is not None and self._fold.norm is norm else None
+        else:
+            fold = self.fold(norm)
+        return None if fold is None else (fold.module, 1 if norm is None else 2)
+
+    def fold(self, norm: BatchNormUncentered2d | None) -> Fold | None:
+        """The folded layer, made anew when a parameter or a statistic has changed; None where that cannot be seen."""
+        version = version_of([self.linear.weight] if norm is None else [self.linear.weight, *norm.statistics()])
+        if version is None:
+            return None
+        if self._fold is None or self._fold.version != version or self._fold.norm is not norm:
+            scale = torch.ones(()) if norm is None else norm.scale()
+            self._fold = Fold(version, norm, FoldedBcosConv2d.of(self.filters(), scale, self.geometry))
+        return self._fold
+
+    def train(self, mode: bool = True) -> Self:
+        """As ``nn.Module.train``; forgets what was folded for evaluation."""
+        if mode:
+            self._fold = None
+        return super().train(mode)
+
+    def filters(self) -> Tensor:
+        """The filters ŵ as they are convolved with the input, (O · max_out, C / groups, kh, kw)."""
+        return unit_filters(self.linear.weight)
+
     def operands(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Input and unit filters in the precision of the convolution."""
-        return _autocast(x, unit_filters(self.linear.weight))
+        """Input and filters in the precision of the convolution."""
+        return autocast_operands(x, self.filters())
 
     def scaled(self, x: Tensor, weight: Tensor) -> _Scaled:
         """The general unit: any B, MaxOut, groups, dilation."""
@@ -118,7 +153,7 @@ class BcosLinear(DynamicLinear):
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., D) -> (..., O)."""
-        return self.scaled(*_autocast(x, unit_filters(self.linear.weight))).out
+        return self.scaled(*autocast_operands(x, unit_filters(self.linear.weight))).out
 
     def scaled(self, x: Tensor, weight: Tensor) -> _Scaled:
         """Records for the linear view."""
@@ -160,14 +195,22 @@ class BatchNormUncentered2d(DynamicLinear):
     def scaled(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """(output, scale per channel (C,)); updates the running variance in training."""
         if not self.training:
-            inverse_std = (self.running_var + self.eps).rsqrt()
-            k = inverse_std if self.weight is None else inverse_std * self.weight
+            k = self.scale()
             return x * k.view(1, -1, 1, 1).to(x.dtype), k
         out, k, var = uncentered_batch_norm(x, self.weight, self.eps)
         with torch.no_grad():
             self.running_var.lerp_(var.to(self.running_var.dtype), self.momentum)
             self.num_batches_tracked.add_(1)
         return out, k
+
+    def scale(self) -> Tensor:
+        """weight / sqrt(running variance + eps), (C,)."""
+        inverse_std = (self.running_var + self.eps).rsqrt()
+        return inverse_std if self.weight is None else inverse_std * self.weight
+
+    def statistics(self) -> list[Tensor]:
+        """The tensors that :meth:`scale` is made of."""
+        return [self.running_var] if self.weight is None else [self.running_var, self.weight]
 
 
 class LogitLayer(nn.Module):
@@ -217,7 +260,7 @@ def _(module: BcosConv2d, x: Tensor) -> tuple[Tensor, Pullback]:
 
 @linearise.register(BcosLinear)
 def _(module: BcosLinear, x: Tensor) -> tuple[Tensor, Pullback]:
-    x, weight = _autocast(x, unit_filters(module.linear.weight))
+    x, weight = autocast_operands(x, unit_filters(module.linear.weight))
     record = module.scaled(x, weight)
 
     def pullback(g: Tensor, rows: Tensor | None) -> Tensor:
@@ -254,15 +297,6 @@ def _to_winner(h: Tensor, winner: Tensor | None, rows: Tensor | None, max_out: i
     if axis == -1:
         return spread.flatten(-2)
     return spread.movedim(-1, axis + 1).flatten(axis, axis + 1)
-
-
-def _autocast(x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
-    """Cast to the autocast type, which custom autograd functions do not see in their backward."""
-    device = x.device.type
-    if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
-        dtype = torch.get_autocast_dtype(device)
-        return x.to(dtype), weight.to(dtype)
-    return x, weight
 
 
 def _pair(value: int | tuple[int, int]) -> tuple[int, int]:

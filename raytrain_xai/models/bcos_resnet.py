@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from raytrain_xai.models.architecture import Architecture, Cut, flat
 from raytrain_xai.models.bcos_layers import BatchNormUncentered2d, BcosConv2d, LogitLayer, class_prior_bias
+from raytrain_xai.models.chain import Chain, run_chain
 from raytrain_xai.models.linearise import Pullback, linearise
 from raytrain_xai.models.residual import linearise_residual
 
@@ -119,9 +120,7 @@ class BcosResNet(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, 6, H, W) encoded as [image, 1 - image] -> (B, K) logits."""
-        for stage in self.stages():
-            x = stage(x)
-        return x
+        return run_chain(self.stages(), x)
 
 
 def bcos_resnet_tiny(num_classes: int) -> BcosResNet:
@@ -157,16 +156,14 @@ def _linearise_block(block: BcosBasicBlock | BcosBottleneck, x: Tensor) -> tuple
 
 
 def _residual_forward(block: BcosBasicBlock | BcosBottleneck, x: Tensor) -> Tensor:
-    y = x
-    for module in block.branch():
-        y = module(y)
+    y = run_chain(block.branch(), x)
     return y + (x if block.downsample is None else block.downsample(x))
 
 
-def _downsample(in_width: int, out_width: int, stride: int) -> nn.Sequential | None:
+def _downsample(in_width: int, out_width: int, stride: int) -> Chain | None:
     if stride == 1 and in_width == out_width:
         return None
-    return nn.Sequential(BcosConv2d(in_width, out_width, 1, stride), BatchNormUncentered2d(out_width))
+    return Chain(BcosConv2d(in_width, out_width, 1, stride), BatchNormUncentered2d(out_width))
 
 
 def _residual_stage(

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.backends import mkldnn
 
 
 @dataclass(frozen=True)
@@ -81,7 +82,8 @@ def _spread(values: Tensor, size: tuple[int, int], stride: tuple[int, int]) -> T
 
 
 def _is_onednn_case(x: Tensor) -> bool:
-    return x.device.type == "cpu" and x.dtype == torch.float32 and torch.backends.mkldnn.is_available()
+    is_portable = torch.compiler.is_compiling()  # a graph must not hold operators of one kind of device
+    return not is_portable and x.device.type == "cpu" and x.dtype == torch.float32 and mkldnn.is_available()
 
 
 def _onednn(x: Tensor, weight: Tensor, stride: tuple[int, int]) -> Tensor:

@@ -36,6 +36,15 @@ def conv_input_grad(g: Tensor, weight: Tensor, size: tuple[int, int], geometry: 
     return _ConvInputGrad.apply(g, weight, size, geometry)  # pyright: ignore[reportReturnType]
 
 
+def autocast_operands(x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+    """Both in the autocast type, which custom autograd functions do not see in their backward."""
+    device = x.device.type
+    if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
+        dtype = torch.get_autocast_dtype(device)
+        return x.to(dtype), weight.to(dtype)
+    return x, weight
+
+
 def unit_filters(weight: Tensor) -> Tensor:
     """Every filter (first axis) divided by its L2 norm; no epsilon, as published."""
     return _UnitFilters.apply(weight)  # pyright: ignore[reportReturnType]

@@ -19,15 +19,12 @@ from functools import singledispatch
 import torch
 from torch import Tensor, nn
 
+from raytrain_xai.models.chain import DynamicLinear, steps
 from raytrain_xai.models.convolution import ConvGeometry
 from raytrain_xai.models.fused import conv_input_grad
 
 Pullback = Callable[[Tensor, Tensor | None], Tensor]
 """(g (R, ...), rows (R,) int64 or None for the whole batch in order) -> gradient (R, ...) at the rows' inputs."""
-
-
-class DynamicLinear(nn.Module):
-    """Base of layers whose explanation differs from their gradient: a block that holds one needs a rule."""
 
 
 @singledispatch
@@ -54,7 +51,7 @@ def linearise(module: nn.Module, x: Tensor) -> tuple[Tensor, Pullback]:
 def linearise_chain(modules: Iterable[nn.Module], x: Tensor) -> tuple[Tensor, Pullback]:
     """Linear view of modules applied one after the other."""
     pullbacks: list[Pullback] = []
-    for module in modules:
+    for module in steps(modules):
         x, pullback = linearise(module, x)
         pullbacks.append(pullback)
 

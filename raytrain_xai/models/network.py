@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from raytrain_xai.errors import ConfigError
+from raytrain_xai.models.chain import run_chain
 from raytrain_xai.models.linearise import Pullback, linearise_chain
 
 
@@ -102,6 +103,4 @@ class Network(nn.Module):
         return [module for module in self.net.modules() if "Norm" in type(module).__name__]
 
     def _run(self, x: Tensor, start: int, stop: int) -> Tensor:
-        for stage in self._stages[start:stop]:
-            x = stage(x)
-        return x
+        return run_chain(self._stages[start:stop], x)
