@@ -6,9 +6,9 @@ outlives the call.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -19,10 +19,12 @@ from raytrain_xai.attribution.attribute import attribute, check_attribution
 from raytrain_xai.attribution.explanation_image import explanation_image
 from raytrain_xai.attribution.tapped import TappedPass, contract_channels, tapped_pass
 from raytrain_xai.checkpoint import checkpoint_name, load_network
+from raytrain_xai.config import RunConfig
 from raytrain_xai.data.transforms import Sample, resize
 from raytrain_xai.errors import CheckpointError, ConfigError, DataError
 from raytrain_xai.guidance.postprocess import localise_map
 from raytrain_xai.models.bcos_layers import LogitLayer
+from raytrain_xai.models.linearise import take_rows
 from raytrain_xai.models.network import Network
 from raytrain_xai.run_folder import CHECKPOINTS, open_run
 
@@ -122,6 +124,12 @@ class Explainer:
             CheckpointError: no such checkpoint, or it is damaged.
         """
         network, config, info, _ = load_network(run, which=which, device=torch.device(device))
+        origin = open_run(run).child(CHECKPOINTS, checkpoint_name(info["step"])).uri
+        return cls.of_run(network, config, info, origin=origin)
+
+    @classmethod
+    def of_run(cls, network: Network, config: RunConfig, info: Mapping[str, Any], *, origin: str) -> Self:
+        """As :meth:`load`, from what :func:`~raytrain_xai.checkpoint.load_network` returned."""
         return cls(
             network,
             classes=info["classes"],
@@ -129,7 +137,7 @@ class Explainer:
             method=config.guidance.attribution or network.default_attribution,
             layer=config.guidance.layer,
             intgrad_steps=config.guidance.intgrad_steps,
-            origin=open_run(run).child(CHECKPOINTS, checkpoint_name(info["step"])).uri,
+            origin=origin,
         )
 
     def __call__(
@@ -155,7 +163,7 @@ class Explainer:
         chosen[:, wanted] = True
         chosen.scatter_(1, tapped.logits.topk(min(top, len(self.classes))).indices, value=True)
         rows, target = chosen.nonzero(as_tuple=True)
-        return self._collect(tapped.logits, rows, target, self._explain_pairs(images, tapped, target, rows))
+        return self._collect(tapped.logits, rows, target, self.explain_pairs(images, tapped, target, rows))
 
     def attribute(self, images: Tensor, target: Tensor) -> tuple[Tensor, AttributedPairs]:
         """Explain one given class per image.
@@ -168,8 +176,39 @@ class Explainer:
         """
         images, target = images.to(self.device), target.to(self.device)
         tapped = self._forward(images)
-        rows = torch.arange(len(target), device=self.device)
-        return tapped.logits, self._explain_pairs(images, tapped, target, rows)
+        return tapped.logits, self.explain_pairs(images, tapped, target)
+
+    @torch.no_grad()
+    def explain_pairs(
+        self, images: Tensor, tapped: TappedPass, target: Tensor, rows: Tensor | None = None
+    ) -> AttributedPairs:
+        """Explain (image, class) pairs of a forward pass that was made.
+
+        Args:
+            images: (B, 3, H, W) uint8 of the network's image size, on its device.
+            tapped: :func:`~raytrain_xai.attribution.tapped.tapped_pass` of ``images`` at ``self.layer``.
+            target: (R,) int64 class indices.
+            rows: (R,) int64 image of each pair; None: the whole batch in order.
+        """
+        if not self.network.is_bcos:
+            return AttributedPairs(self._maps(tapped, target, rows), None, None)
+        at_input = tapped if self.layer == "Input" else tapped_pass(self.network, images, "Input")
+        x, weights = at_input.rows_of_features(rows), at_input.gradient(target, rows)
+        contribution = contract_channels(x, weights)
+        logits = take_rows(at_input.logits, rows).gather(1, target[:, None]).squeeze(1)
+        missing = contribution.sum(dim=(1, 2)) + _logit_bias(self.network) - logits
+        maps = contribution if self.layer == "Input" else self._maps(tapped, target, rows)
+        rgba = (explanation_image(x, weights, smooth=RGBA_SMOOTH) * 255).round().to(torch.uint8)
+        return AttributedPairs(maps, missing.abs(), rgba)
+
+    @property
+    def preprocessing(self) -> dict[str, Any]:
+        """What :meth:`prepare` does to a picture, as JSON for programs that cannot call it."""
+        return {
+            "image_size": self.image_size,
+            "layout": "(B, 3, H, W) uint8, RGB",
+            "resize": "bilinear with antialiasing to image_size x image_size, aspect ratio ignored",
+        }
 
     @property
     def device(self) -> torch.device:
@@ -203,19 +242,7 @@ class Explainer:
             raise CheckpointError(f"{self.network.name} answers with non-finite logits; its weights are broken")
         return tapped
 
-    @torch.no_grad()
-    def _explain_pairs(self, images: Tensor, tapped: TappedPass, target: Tensor, rows: Tensor) -> AttributedPairs:
-        if not self.network.is_bcos:
-            return AttributedPairs(self._maps(tapped, target, rows), None, None)
-        at_input = tapped if self.layer == "Input" else tapped_pass(self.network, images, "Input")
-        x, weights = at_input.rows_of_features(rows), at_input.gradient(target, rows)
-        contribution = contract_channels(x, weights)
-        missing = contribution.sum(dim=(1, 2)) + _logit_bias(self.network) - at_input.logits[rows, target]
-        maps = contribution if self.layer == "Input" else self._maps(tapped, target, rows)
-        rgba = (explanation_image(x, weights, smooth=RGBA_SMOOTH) * 255).round().to(torch.uint8)
-        return AttributedPairs(maps, missing.abs(), rgba)
-
-    def _maps(self, tapped: TappedPass, target: Tensor, rows: Tensor) -> Tensor:
+    def _maps(self, tapped: TappedPass, target: Tensor, rows: Tensor | None) -> Tensor:
         attr = attribute(
             self.network, tapped, target, rows, method=self.method, layer=self.layer,
             intgrad_steps=self.intgrad_steps,

@@ -39,7 +39,7 @@ class TappedPass:
         Raises:
             ValueError: ``target`` and ``rows`` differ in length.
         """
-        num_rows = len(self.logits) if rows is None else len(rows)
+        num_rows = (self.logits if rows is None else rows).shape[0]  # len() would fix the batch size of an export
         if target.shape != (num_rows,):
             raise ValueError(f"target must have one class per row, ({num_rows},), got {tuple(target.shape)}")
         selected = one_hot(target, self.logits.shape[1]).to(self.logits.dtype)

@@ -61,7 +61,7 @@ def test_residual_shows_a_map_that_does_not_add_up(bcos: Explainer, images: Tens
     """Contributions of the wrong class miss the logit by what the classes differ in."""
     tapped = bcos._forward(images)
     wrong = replace(tapped, pullback=lambda g, rows: tapped.pullback(g.roll(1, dims=1), rows))
-    pairs = bcos._explain_pairs(images, wrong, torch.tensor([0, 0, 0]), torch.arange(3))
+    pairs = bcos.explain_pairs(images, wrong, torch.tensor([0, 0, 0]), torch.arange(3))
     assert pairs.residuals is not None
     torch.testing.assert_close(pairs.residuals, (tapped.logits[:, 1] - tapped.logits[:, 0]).abs())
 
