@@ -1,113 +1,26 @@
-"""torchvision's ResNets and SqueezeNet, cut into stages, with the linear views of their blocks.
+"""torchvision's networks, by the names they have there.
 
-State-dict keys are torchvision's. torchvision is imported when a network is built, so that the core works without it.
-
-Deviation: SqueezeNet has no ReLU after its classifier convolution. Behind it a logit cannot be negative, which a
-per-class binary cross-entropy needs; the order of positive logits is unchanged.
+Modules ``standard_<family>`` build them, cut them into stages and hold the linear views of their blocks. torchvision is
+imported when a network is built, so that the core works without it.
 """
 
 from __future__ import annotations
 
-from functools import cache
-from typing import TYPE_CHECKING
+from raytrain_xai.models import (
+    standard_convnext,
+    standard_densenet,
+    standard_resnet,
+    standard_squeezenet,
+    standard_vgg,
+    standard_vit,
+)
+from raytrain_xai.models.architecture import Architecture
 
-import torch
-from torch import Tensor, nn
-
-from raytrain_xai.models.architecture import Architecture, Cut, flat
-from raytrain_xai.models.linearise import Pullback, linearise, linearise_chain, take_rows
-from raytrain_xai.models.residual import linearise_residual
-
-if TYPE_CHECKING:
-    from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet
-    from torchvision.models.squeezenet import Fire, SqueezeNet
-
-
-def resnet18(num_classes: int) -> ResNet:
-    """torchvision's ResNet-18, random weights."""
-    from torchvision.models import resnet18 as build
-
-    _register_blocks()
-    return build(weights=None, num_classes=num_classes)
-
-
-def resnet50(num_classes: int) -> ResNet:
-    """torchvision's ResNet-50, random weights."""
-    from torchvision.models import resnet50 as build
-
-    _register_blocks()
-    return build(weights=None, num_classes=num_classes)
-
-
-def squeezenet1_1(num_classes: int) -> SqueezeNet:
-    """torchvision's SqueezeNet 1.1, random weights, without the ReLU after the classifier."""
-    from torchvision.models import squeezenet1_1 as build
-
-    _register_blocks()
-    net = build(weights=None, num_classes=num_classes)
-    net.classifier[2] = nn.Identity()
-    return net
-
-
-def cut_resnet(net: ResNet) -> Cut:
-    """Stem, residual blocks, classifier."""
-    layers = [net.layer1, net.layer2, net.layer3, net.layer4]
-    stages = flat(net.conv1, net.bn1, net.relu, net.maxpool, *layers, net.avgpool, nn.Flatten(), net.fc)
-    return Cut(stages, ends=[layer[-1] for layer in layers], blocks=flat(*layers))
-
-
-def cut_squeezenet(net: SqueezeNet) -> Cut:
-    """Layers and Fire modules. Mid1 to Mid3: the last value at each resolution but the coarsest, and its middle."""
-    from torchvision.models.squeezenet import Fire
-
-    return Cut(
-        flat(net.features, net.classifier, nn.Flatten()),
-        ends=[net.features[index] for index in (4, 7, 10, 12)],
-        blocks=[module for module in net.features if isinstance(module, Fire)],
-    )
-
-
-@cache  # a registration per process, made only once torchvision is known to be needed
-def _register_blocks() -> None:
-    from torchvision.models.resnet import BasicBlock, Bottleneck
-    from torchvision.models.squeezenet import Fire
-
-    linearise.register(BasicBlock, _linearise_basic_block)
-    linearise.register(Bottleneck, _linearise_bottleneck)
-    linearise.register(Fire, _linearise_fire)
-
-
-def _linearise_basic_block(block: BasicBlock, x: Tensor) -> tuple[Tensor, Pullback]:
-    branch = [block.conv1, block.bn1, block.relu, block.conv2, block.bn2]
-    return linearise_residual(x, branch, block.downsample, block.relu)
-
-
-def _linearise_bottleneck(block: Bottleneck, x: Tensor) -> tuple[Tensor, Pullback]:
-    branch = [block.conv1, block.bn1, block.relu, block.conv2, block.bn2, block.relu, block.conv3, block.bn3]
-    return linearise_residual(x, branch, block.downsample, block.relu)
-
-
-def _linearise_fire(fire: Fire, x: Tensor) -> tuple[Tensor, Pullback]:
-    """Squeeze, then two expansions side by side.
-
-    The two ReLUs are taken together behind the concatenation (they act per element), so one mask is kept, not two.
-    """
-    squeezed, pull_squeeze = linearise_chain([fire.squeeze, fire.squeeze_activation], x)
-    narrow, pull_narrow = linearise(fire.expand1x1, squeezed)
-    wide, pull_wide = linearise(fire.expand3x3, squeezed)
-    y = torch.cat([narrow, wide], dim=1).relu()
-    is_positive = y > 0
-    sizes = [narrow.shape[1], wide.shape[1]]
-
-    def pullback(g: Tensor, rows: Tensor | None) -> Tensor:
-        to_narrow, to_wide = (g * take_rows(is_positive, rows)).split(sizes, dim=1)
-        return pull_squeeze(pull_narrow(to_narrow, rows) + pull_wide(to_wide, rows), rows)
-
-    return y, pullback
-
-
-ARCHITECTURES = {
-    "resnet18": Architecture(resnet18, cut_resnet, head="fc", is_bcos=False),
-    "resnet50": Architecture(resnet50, cut_resnet, head="fc", is_bcos=False),
-    "squeezenet1_1": Architecture(squeezenet1_1, cut_squeezenet, head="classifier.1", is_bcos=False),
+ARCHITECTURES: dict[str, Architecture] = {
+    **standard_resnet.ARCHITECTURES,
+    **standard_densenet.ARCHITECTURES,
+    **standard_vgg.ARCHITECTURES,
+    **standard_vit.ARCHITECTURES,
+    **standard_convnext.ARCHITECTURES,
+    **standard_squeezenet.ARCHITECTURES,
 }
