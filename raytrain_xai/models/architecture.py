@@ -16,7 +16,8 @@ class Cut:
 
     Attributes:
         stages: modules of the net in the order of the forward pass, from network input to logits.
-        ends: the four stages whose outputs are the taps Mid1, Mid2, Mid3 and Final.
+        ends: the four stages whose outputs are the taps Mid1, Mid2, Mid3 and Final; none where the values between
+            input and logits are no map (a class token).
         blocks: stages that are taps of their own, named by their path in the net (``layer1.0``).
     """
 
@@ -53,5 +54,6 @@ def named_taps(net: nn.Module, cut: Cut) -> dict[str, int]:
     """Tap names with the number of stages up to each, in forward order; modules compare by identity."""
     depth = {id(stage): position + 1 for position, stage in enumerate(cut.stages)}
     path = {id(module): name for name, module in net.named_modules()}
-    marks = {name: depth[id(end)] for name, end in zip(("Mid1", "Mid2", "Mid3", "Final"), cut.ends, strict=True)}
+    names = ("Mid1", "Mid2", "Mid3", "Final") if cut.ends else ()
+    marks = {name: depth[id(end)] for name, end in zip(names, cut.ends, strict=True)}
     return {"Input": 0, **marks, **{path[id(block)]: depth[id(block)] for block in cut.blocks}}

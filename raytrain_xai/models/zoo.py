@@ -20,7 +20,7 @@ import difflib
 from typing import Literal
 
 from raytrain_xai.errors import ConfigError
-from raytrain_xai.models import bcos_resnet, standard, xdnn
+from raytrain_xai.models import bcos_resnet, bcos_vit, standard, xdnn
 from raytrain_xai.models.architecture import Architecture, named_taps
 from raytrain_xai.models.bcos_layers import AddInverse
 from raytrain_xai.models.encoding import Normalise
@@ -29,6 +29,7 @@ from raytrain_xai.models.weights import load_weights
 
 ARCHITECTURES: dict[str, Architecture] = {
     **bcos_resnet.ARCHITECTURES,
+    **bcos_vit.ARCHITECTURES,
     **standard.ARCHITECTURES,
     **xdnn.ARCHITECTURES,
 }
