@@ -1,8 +1,9 @@
 """Checkpoints: weights, optimiser state and position of a run, complete or absent.
 
-A checkpoint is a folder ``step-00000120`` with ``model.safetensors``, ``optimizer.safetensors``, ``state.json`` and,
-written last, ``manifest.json`` with the size and SHA-256 of the others. It exists only once its manifest does, and it
-is used only if every file matches its manifest. Nothing in it is executable: safetensors and JSON throughout.
+A checkpoint is a folder ``step-00000120`` with ``model.safetensors``, ``optimizer.safetensors``, ``state.json``, where
+weights are averaged ``ema.safetensors`` and, written last, ``manifest.json`` with the size and SHA-256 of the
+others. It exists only once its manifest does, and it is used only if every file matches its manifest. Nothing in it is
+executable: safetensors and JSON throughout.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import json
 import logging
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import safetensors
@@ -29,6 +30,7 @@ from raytrain_xai.storage import Location, delete_tree, exists, list_names, read
 FORMAT_VERSION = 1
 MANIFEST = "manifest.json"
 MODEL, OPTIMIZER, STATE = "model.safetensors", "optimizer.safetensors", "state.json"
+EMA = "ema.safetensors"
 
 logger = logging.getLogger(__name__)
 
@@ -42,12 +44,19 @@ class Checkpoint:
         model: state dict of ``Network.net``, on the CPU.
         optimizer: :func:`raytrain_xai.optimizer_state.optimizer_tensors`, on the CPU; empty when it was not asked for.
         state: JSON values: position in the run, history of evaluations, class names, configuration.
+        ema: state dict of the averaged network, on the CPU; empty for a run without average.
     """
 
     step: int
     model: dict[str, Tensor]
     optimizer: dict[str, Tensor]
     state: dict[str, Any]
+    ema: dict[str, Tensor] = field(default_factory=dict)
+
+    @property
+    def measured(self) -> dict[str, Tensor]:
+        """State dict of the network that evaluation measures and everybody uses: the average where there is one."""
+        return self.ema or self.model
 
 
 def checkpoint_name(step: int) -> str:
@@ -73,6 +82,8 @@ def write_checkpoint(parent: Location, content: Checkpoint, before_commit: Calla
         OPTIMIZER: _serialise(content.optimizer),
         STATE: json.dumps(content.state, indent=1, sort_keys=True).encode(),
     }
+    if content.ema:
+        payloads[EMA] = _serialise(content.ema)
     for name, data in payloads.items():
         write_bytes(folder.child(name), data)
     manifest = {
@@ -99,7 +110,8 @@ def read_checkpoint(folder: Location, *, with_optimizer: bool = True) -> Checkpo
     model = _deserialise(folder, MODEL, _verified(folder, MODEL, manifest))
     state = _parse(folder, STATE, _verified(folder, STATE, manifest))
     optimizer = _deserialise(folder, OPTIMIZER, _verified(folder, OPTIMIZER, manifest)) if with_optimizer else {}
-    return Checkpoint(step=manifest["step"], model=model, optimizer=optimizer, state=state)
+    ema = _deserialise(folder, EMA, _verified(folder, EMA, manifest)) if EMA in manifest["files"] else {}
+    return Checkpoint(step=manifest["step"], model=model, optimizer=optimizer, state=state, ema=ema)
 
 
 def complete_steps(parent: Location) -> list[int]:
@@ -189,23 +201,23 @@ def load_network(
     network = build_network(
         config.model.name, len(data["classes"]), weights=None, norm_statistics=config.model.norm_statistics
     )
-    restore_model(network, checkpoint)
+    restore_model(network, checkpoint.measured, checkpoint.step)
     network.to(device).eval()
     info = {**data, "step": checkpoint.step, "epoch": checkpoint.state["epoch"]}
     return network, config, info, metrics
 
 
-def restore_model(network: Network, checkpoint: Checkpoint) -> None:
-    """Load the weights of a checkpoint.
+def restore_model(network: Network, weights: Mapping[str, Tensor], step: int) -> None:
+    """Load weights of a checkpoint: its ``model``, or what is ``measured``.
 
     Raises:
-        CheckpointError: keys or shapes differ.
+        CheckpointError: keys or shapes differ; names the step.
     """
     try:
-        network.net.load_state_dict(checkpoint.model)
+        network.net.load_state_dict(weights)
     except RuntimeError as error:
         raise CheckpointError(
-            f"checkpoint at step {checkpoint.step} does not fit model {network.name}: {' '.join(str(error).split())}"
+            f"checkpoint at step {step} does not fit model {network.name}: {' '.join(str(error).split())}"
         ) from error
 
 

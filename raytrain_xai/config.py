@@ -92,6 +92,16 @@ class RunConfig(Section):
         return self
 
     @model_validator(mode="after")
+    def _f1_has_a_meaning(self) -> Self:
+        needs_f1 = self.evaluation.select == "best_f1" or self.evaluation.min_f1 is not None
+        if self.loss.name == "cross_entropy" and needs_f1:
+            raise ValueError(
+                "loss.name=cross_entropy fixes only differences of logits, F1 is decided at logit 0: set "
+                "evaluation.select to best_accuracy or last, and no min_f1"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _boxes_stay_true(self) -> Self:
         if self.guidance.weight > 0 and (self.mixing.is_on or self.data.policy != "none"):
             raise ValueError(

@@ -61,7 +61,8 @@ def measure_run(
         known = ", ".join(name for name, count in info.splits.items() if count)
         raise DataError(f"{path} has no images in split {split!r}; its splits are {known}")
     threshold = final.get("iou_threshold") or config.evaluation.iou_threshold
-    batches = evaluation_batches(path, split, config.data.image_size, config.evaluation.batch_size)
+    size, shorter = config.data.image_size, config.data.eval_resize
+    batches = evaluation_batches(path, split, size, config.evaluation.batch_size, shorter=shorter)
     state = evaluate(
         network,
         batches,

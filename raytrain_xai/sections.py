@@ -73,8 +73,9 @@ class ModelConfig(Section):
     """``imagenet`` (embedded SqueezeNet), a file (.safetensors, .pth), a run folder, or nothing (random)."""
     norm_statistics: Literal["batch", "frozen"] = "frozen"
     """batch: normalisation statistics of the batch, over all workers; frozen: the stored ones (pretrained networks)."""
-    stochastic_depth: float = Field(default=0.0, ge=0, lt=1)
-    """Probability that the last residual block is skipped in training, rising linearly from 0 at the first."""
+    stochastic_depth: float | None = Field(default=None, ge=0, lt=1)
+    """Probability that the last residual block is left out in training, growing linearly from 0 at the first; nothing:
+    that of the architecture."""
 
 
 class OptimConfig(Section):

@@ -13,7 +13,7 @@ from torch.utils.data import Dataset
 from raytrain_xai.data.dataset import StoredSplit
 from raytrain_xai.data.decode import decode_rgb, read_mask
 from raytrain_xai.data.sampling import BatchPlan
-from raytrain_xai.data.transforms import Augment, Sample, augment, resize
+from raytrain_xai.data.transforms import Augmentation, Sample, augment, centre, resize
 from raytrain_xai.errors import DataError
 from raytrain_xai.types import Batch
 
@@ -57,16 +57,29 @@ class PlannedBatches(Dataset[Batch]):
     """Map from a :class:`BatchPlan` to its :class:`Batch`; what a ``DataLoader`` calls in its processes."""
 
     def __init__(
-        self, stored: StoredSplit, image_size: int, mode: Augment, seed: int, cache: DecodedImages | None
-    ) -> None:
+        self, stored: StoredSplit, image_size: int, *, shorter: int | None = None,
+        augmentation: Augmentation | None = None, seed: int = 0, cache: DecodedImages | None = None,
+    ) -> None:  # fmt: skip
+        """
+        Args:
+            stored: the split.
+            image_size: side of the images of a batch, pixels.
+            shorter: of plans without an epoch, see :func:`raytrain_xai.data.transforms.centre`.
+            augmentation: of plans with an epoch; None scales only.
+            seed: of the augmentation.
+            cache: keeps images scaled to a square; not with ``shorter``, nor with crops.
+        """
+        assert cache is None or shorter is None
         self.stored = stored
         self.image_size = image_size
-        self.mode: Augment = mode
+        self.shorter = shorter
+        self.augmentation = augmentation or Augmentation()
         self.seed = seed
         self.cache = cache
 
     def __getitem__(self, plan: BatchPlan) -> Batch:
-        samples = [self._sample(int(index), plan.epoch) for index in plan.indices]
+        times = [()] * len(plan.indices) if plan.repetition is None else [(int(time),) for time in plan.repetition]
+        samples = [self._sample(int(index), plan.epoch, time) for index, time in zip(plan.indices, times, strict=True)]
         annotations, info = self.stored.annotations, self.stored.info
         boxes, box_labels = _pad_boxes(samples)
         masks, has_mask = _stack_masks(samples, self.image_size) if info.has_masks else (None, None)
@@ -84,12 +97,12 @@ class PlannedBatches(Dataset[Batch]):
             step_annotated=plan.step_annotated,
         )
 
-    def _sample(self, index: int, epoch: int | None) -> Sample:
+    def _sample(self, index: int, epoch: int | None, repetition: tuple[int, ...]) -> Sample:
         """One image as the network gets it: scaled only without an epoch, else augmented."""
         sample = self._original(index) if self.cache is None else self._cached(index, self.cache)
         if epoch is None:
-            return sample if self.cache is not None else resize(sample, self.image_size)
-        return augment(sample, self.mode, self.image_size, (self.seed, epoch, index))
+            return sample if self.cache is not None else centre(sample, self.image_size, self.shorter)
+        return augment(sample, self.augmentation, self.image_size, (self.seed, epoch, index, *repetition))
 
     def _original(self, index: int) -> Sample:
         encoded, encoded_mask = self.stored.encoded(index)

@@ -25,7 +25,8 @@ from raytrain_xai.data.batches import PlannedBatches, make_cache
 from raytrain_xai.data.boxes import annotation_subset
 from raytrain_xai.data.dataset import DatasetInfo, StoredSplit
 from raytrain_xai.data.parquet import ROW_GROUP_ROWS
-from raytrain_xai.data.sampling import BatchPlan, epoch_order, evaluation_plan, full_plan, training_plan
+from raytrain_xai.data.sampling import BatchPlan, epoch_order, evaluation_plan, full_plan, repeated, training_plan
+from raytrain_xai.data.transforms import Augmentation
 from raytrain_xai.errors import DataError
 from raytrain_xai.types import Batch
 
@@ -62,7 +63,7 @@ class TrainingData:
     def __init__(self, config: RunConfig, info: DatasetInfo, *, rank: int, world_size: int) -> None:
         """
         Args:
-            config: data, seed, batch_size, accumulate and guidance sections are used.
+            config: data, seed, batch_size, accumulate, mixing and guidance sections are used.
             info: of ``config.data.path``, as the run was started with.
             rank, world_size: this worker and the number of workers.
         Raises:
@@ -76,10 +77,12 @@ class TrainingData:
         stored = StoredSplit(data.path, "train", cached_rows=data.shuffle_window + 2 * ROW_GROUP_ROWS)
         if stored.info.fingerprint != info.fingerprint:
             raise DataError(f"{data.path} is not the data set this run was started with; it was prepared anew")
-        cache = make_cache(stored, data.image_size) if data.cache_decoded else None
+        size = data.train_size or data.image_size
+        cache = make_cache(stored, size) if data.cache_decoded else None
         if cache is not None and data.num_loader_workers:
             cache.share_memory_()
-        self._dataset = PlannedBatches(stored, data.image_size, data.augment, config.seed, cache)
+        how = Augmentation(data.augment, data.crop_area, data.policy, data.magnitude, data.erase)
+        self._dataset = PlannedBatches(stored, size, augmentation=how, seed=config.seed, cache=cache)
         self._annotated = self._annotation_budget(stored)
 
     def epoch(self, epoch: int, start_step: int = 0) -> Batches:
@@ -90,12 +93,17 @@ class TrainingData:
         """
         config = self._config
         shard_rows = [shard.rows for shard in self._dataset.stored.shards]
+        order, times = epoch_order(shard_rows, config.data.shuffle_window, config.seed, epoch), None
+        if config.data.repeats > 1:
+            order, times = repeated(order, config.data.repeats, config.batch_size, config.seed, epoch)
         steps = training_plan(
-            epoch_order(shard_rows, config.data.shuffle_window, config.seed, epoch),
+            order,
             self._annotated,
             batch_size=config.batch_size,
             parts=self._world_size * config.accumulate,
             epoch=epoch,
+            repetition=times,
+            paired=config.mixing.is_on,
         )
         own = [plan for step in steps[start_step:] for plan in step[self._rank :: self._world_size]]
         return Batches(self._dataset, own, config.data.num_loader_workers)
@@ -118,25 +126,30 @@ def training_batches(
 
 
 def evaluation_batches(
-    path: str, split: str, image_size: int, batch_size: int, *, rank: int = 0, world_size: int = 1
-) -> Batches:
+    path: str, split: str, image_size: int, batch_size: int, *, shorter: int | None = None, rank: int = 0,
+    world_size: int = 1,
+) -> Batches:  # fmt: skip
     """A worker's contiguous share of a split, each sample once, scaled only, all annotated, in stored order.
 
+    Args:
+        shorter: see :func:`raytrain_xai.data.transforms.centre`; ``data.eval_resize`` of a run.
     Raises:
         DataError: no such data set or split.
     """
     stored = StoredSplit(path, split)
     plans = evaluation_plan(len(stored), batch_size, rank=rank, world_size=world_size)
-    return Batches(_plain(stored, image_size), plans, num_workers=0)
+    return Batches(PlannedBatches(stored, image_size, shorter=shorter), plans, num_workers=0)
 
 
 def load_samples(
-    path: str, split: str, ids_or_indices: Sequence[str] | Sequence[int], image_size: int
-) -> tuple[Batch, list[str]]:
+    path: str, split: str, ids_or_indices: Sequence[str] | Sequence[int], image_size: int, *,
+    shorter: int | None = None,
+) -> tuple[Batch, list[str]]:  # fmt: skip
     """Some samples in the given order, as evaluation sees them, and their ids.
 
     Args:
         ids_or_indices: ids as stored, or row numbers (``Batch.index``); one or more.
+        shorter: see :func:`evaluation_batches`.
     Raises:
         DataError: no such data set, split or sample.
     """
@@ -150,8 +163,4 @@ def load_samples(
         if indices.min() < 0 or indices.max() >= len(stored):
             raise DataError(f"split {split} of {path} has rows 0 to {len(stored) - 1}, asked for {indices.tolist()}")
     ids = [stored.annotations.ids[int(index)].as_py() for index in indices]
-    return _plain(stored, image_size)[full_plan(indices)], ids
-
-
-def _plain(stored: StoredSplit, image_size: int) -> PlannedBatches:
-    return PlannedBatches(stored, image_size, "none", seed=0, cache=None)
+    return PlannedBatches(stored, image_size, shorter=shorter)[full_plan(indices)], ids

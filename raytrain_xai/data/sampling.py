@@ -13,7 +13,8 @@ import numpy as np
 
 from raytrain_xai.errors import DataError
 
-_ORDER = 1  # tag of this random stream
+_ORDER = 1  # tags of random streams
+_REPEATS = 3
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,7 @@ class BatchPlan:
         step_size: samples of the optimiser step, over all workers and parts.
         step_annotated: annotated samples of the optimiser step.
         epoch: for the augmentation; None without.
+        repetition: (B,) int64, which time the row is drawn in this epoch; None where every row is drawn once.
     """
 
     indices: np.ndarray
@@ -33,6 +35,7 @@ class BatchPlan:
     step_size: int
     step_annotated: int
     epoch: int | None
+    repetition: np.ndarray | None = None
 
 
 def epoch_order(shard_rows: Sequence[int], window: int, seed: int, epoch: int) -> np.ndarray:
@@ -55,9 +58,28 @@ def epoch_order(shard_rows: Sequence[int], window: int, seed: int, epoch: int) -
     return order
 
 
+def repeated(order: np.ndarray, repeats: int, batch_size: int, seed: int, epoch: int) -> tuple[np.ndarray, np.ndarray]:
+    """Repeated augmentation: the first rows of an order, each several times in one step, in an epoch of equal length.
+
+    Args:
+        order: (n,) rows in the order of the epoch.
+        repeats: how often a row is drawn; the n / repeats first rows are.
+        batch_size: samples of a step, among which the copies are spread at random.
+    Returns:
+        (n,) rows and (n,) which time each is drawn, from 0.
+    Source: Hoffer et al., CVPR 2020, in the form of torchvision's recipes.
+    """
+    generator = np.random.default_rng([seed, epoch, _REPEATS])
+    place = np.arange(len(order))
+    for start in range(0, len(order), batch_size):
+        place[start : start + batch_size] = generator.permutation(place[start : start + batch_size])
+    return order[place // repeats], place % repeats
+
+
 def training_plan(
-    order: np.ndarray, annotated: np.ndarray, *, batch_size: int, parts: int, epoch: int
-) -> list[list[BatchPlan]]:
+    order: np.ndarray, annotated: np.ndarray, *, batch_size: int, parts: int, epoch: int,
+    repetition: np.ndarray | None = None, paired: bool = False,
+) -> list[list[BatchPlan]]:  # fmt: skip
     """Divide an epoch into optimiser steps of ``parts`` equal batches.
 
     The annotated samples of a step are dealt out first, so that parts differ by one at most: guidance costs time, and
@@ -68,6 +90,9 @@ def training_plan(
         annotated: (n,) bool by row.
         batch_size: samples of a step; a multiple of ``parts``.
         parts: workers times accumulated parts.
+        repetition: (n,) see :func:`repeated`.
+        paired: rows are dealt out two by two, annotated or not: whatever the parts, rows 2i and 2i + 1 of a batch are
+            the same two samples.
     Returns:
         steps[b][p]: the batch of part p. Part a * workers + r is the a-th of worker r.
     Raises:
@@ -78,22 +103,32 @@ def training_plan(
     steps: list[list[BatchPlan]] = []
     for start in range(0, len(order) - batch_size + 1, batch_size):
         members = order[start : start + batch_size]
+        times = None if repetition is None else repetition[start : start + batch_size]
         is_annotated = annotated[members]
-        dealt = members[np.argsort(~is_annotated, kind="stable")]
         num_annotated = int(is_annotated.sum())
         steps.append(
             [
                 BatchPlan(
-                    indices=dealt[part::parts].copy(),
-                    annotated_rows=np.flatnonzero(annotated[dealt[part::parts]]),
+                    indices=members[rows],
+                    annotated_rows=np.flatnonzero(is_annotated[rows]),
                     step_size=batch_size,
                     step_annotated=num_annotated,
                     epoch=epoch,
+                    repetition=None if times is None else times[rows],
                 )
-                for part in range(parts)
+                for rows in _deal(is_annotated, parts, paired=paired)
             ]
         )
     return steps
+
+
+def _deal(is_annotated: np.ndarray, parts: int, *, paired: bool) -> list[np.ndarray]:
+    """Positions in a step of the samples of each part."""
+    if paired:
+        pairs = np.arange(len(is_annotated)).reshape(-1, 2)
+        return [pairs[part::parts].ravel() for part in range(parts)]
+    dealt = np.argsort(~is_annotated, kind="stable")
+    return [dealt[part::parts] for part in range(parts)]
 
 
 def evaluation_plan(n: int, batch_size: int, *, rank: int, world_size: int) -> list[BatchPlan]:

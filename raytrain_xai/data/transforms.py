@@ -7,6 +7,8 @@ is imported inside the functions, because a broken installation must not break t
 from __future__ import annotations
 
 import math
+from collections.abc import Generator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -17,13 +19,16 @@ from torch import Tensor
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-Augment = Literal["none", "flip", "crop"]
+Augment = Literal["none", "flip", "shift", "crop"]
+Policy = Literal["none", "randaugment", "trivialaugment"]
 _AUGMENT = 2  # tag of this random stream
-# Scale and ratio of random-resized crops used for Waterbirds in the distillation paper (e2KD, ECCV 2024): mild, because
-# labels stay when an object is cut away.
-_CROP_AREA = (0.7, 1.0)
+# Smallest crop used for Waterbirds in the distillation paper (e2KD, ECCV 2024): mild, because labels stay when an
+# object is cut away. ImageNet recipes go down to .08.
+_CROP_AREA = 0.7
 _CROP_RATIO = (3 / 4, 4 / 3)
-_CROP_TRIES = 10
+_ERASED_AREA, _ERASED_RATIO = (0.02, 0.33), (0.3, 3.3)  # Zhong et al., AAAI 2020, as in torchvision
+_TRIES = 10
+_SHIFT = 8  # a shift is at most this part of the side: 4 of 32 pixels, as customary on CIFAR
 
 
 @dataclass(frozen=True)
@@ -43,6 +48,26 @@ class Sample:
     mask: Tensor | None
 
 
+@dataclass(frozen=True)
+class Augmentation:
+    """How training images are changed; the fields are those of the data section of a configuration.
+
+    Attributes:
+        mode: none: scale only; flip: and mirror half of the images; shift: and move them by up to 1/8 of the side, with
+            black filled in; crop: random-resized crop and mirror.
+        crop_area: smallest share of an image that a crop keeps.
+        policy: then, changes of colour and shape as torchvision draws them; boxes and masks do not follow.
+        magnitude: of ``randaugment``, 0 to 30.
+        erase: then, probability that a random rectangle becomes black.
+    """
+
+    mode: Augment = "none"
+    crop_area: float = _CROP_AREA
+    policy: Policy = "none"
+    magnitude: int = 9
+    erase: float = 0.0
+
+
 def resize(sample: Sample, size: int) -> Sample:
     """Scale to ``size`` x ``size``, aspect ratio ignored as in the guidance paper.
 
@@ -53,25 +78,49 @@ def resize(sample: Sample, size: int) -> Sample:
     return _apply(sample, lambda value: F.resize(value, [size, size], antialias=True))
 
 
-def augment(sample: Sample, mode: Augment, size: int, key: tuple[int, int, int]) -> Sample:
-    """Crop and mirror at random, and scale to ``size`` x ``size``.
+def centre(sample: Sample, size: int, shorter: int | None) -> Sample:
+    """The view of a sample outside training.
 
     Args:
-        mode: none: scale only; flip: and mirror half of the images; crop: random-resized crop and mirror.
-        key: seed, epoch and index of the sample; all randomness comes from it, so that neither the worker nor the place
-            in an epoch changes it.
+        size: side of the result, pixels.
+        shorter: scale the shorter side to this and cut out the central square (boxes outside of it are gone); None
+            squeezes the whole image, see :func:`resize`.
+    """
+    if shorter is None:
+        return resize(sample, size)
+    from torchvision.transforms.v2 import functional as F
+
+    return _without_slivers(
+        _apply(sample, lambda value: F.center_crop(F.resize(value, [shorter], antialias=True), [size, size]))
+    )
+
+
+def augment(sample: Sample, how: Augmentation, size: int, key: tuple[int, ...]) -> Sample:
+    """Change at random, and scale to ``size`` x ``size``.
+
+    Args:
+        how: which changes.
+        key: seed, epoch, index of the sample, and its repetition where an epoch repeats samples; all randomness comes
+            from it, so that neither the worker nor the place in an epoch changes it.
     Returns:
         Sample of (3, size, size). Boxes cut away by more than all but one pixel of a side are gone.
     """
-    if mode == "none":
-        return resize(sample, size)
     generator = np.random.default_rng([*key, _AUGMENT])
-    is_mirrored = generator.random() < 0.5
-    if mode == "crop":
-        sample = _crop(sample, _draw_crop(sample.image.shape[1:], generator), size)
+    is_mirrored = how.mode != "none" and generator.random() < 0.5
+    if how.mode == "crop":
+        height, width = sample.image.shape[1:]
+        part = _draw_part((height, width), (how.crop_area, 1.0), _CROP_RATIO, generator)
+        sample = _crop(sample, part or (0, 0, height, width), size)
     elif sample.image.shape[1:] != (size, size):
         sample = resize(sample, size)
-    return mirror(sample) if is_mirrored else sample
+    if how.mode == "shift":
+        sample = _shift(sample, generator)
+    if is_mirrored:
+        sample = mirror(sample)
+    image = sample.image if how.policy == "none" else _by_policy(sample.image, how, generator)
+    if how.erase > 0 and generator.random() < how.erase:
+        image = _erased(image, generator)
+    return sample if image is sample.image else Sample(image, sample.boxes, sample.box_labels, sample.mask)
 
 
 def mirror(sample: Sample) -> Sample:
@@ -85,22 +134,73 @@ def _crop(sample: Sample, crop: tuple[int, int, int, int], size: int) -> Sample:
     """Cut out (top, left, height, width) and scale it."""
     from torchvision.transforms.v2 import functional as F
 
-    cut = _apply(sample, lambda value: F.resized_crop(value, *crop, size=[size, size], antialias=True))
-    sides = cut.boxes[:, 2:] - cut.boxes[:, :2]
-    kept = (sides >= 1).all(dim=1)
-    return Sample(cut.image, cut.boxes[kept], cut.box_labels[kept], cut.mask)
+    return _without_slivers(
+        _apply(sample, lambda value: F.resized_crop(value, *crop, size=[size, size], antialias=True))
+    )
 
 
-def _draw_crop(size: torch.Size, generator: np.random.Generator) -> tuple[int, int, int, int]:
-    """(top, left, height, width) of a random part with the area and ratio limits above; all when none fits."""
+def _shift(sample: Sample, generator: np.random.Generator) -> Sample:
+    """Move a square image, black where nothing is left."""
+    from torchvision.transforms.v2 import functional as F
+
+    side = sample.image.shape[1]
+    top, left = (int(value) for value in generator.integers(-(side // _SHIFT), side // _SHIFT + 1, size=2))
+    return _without_slivers(_apply(sample, lambda value: F.crop(value, top, left, side, side)))
+
+
+def _by_policy(image: Tensor, how: Augmentation, generator: np.random.Generator) -> Tensor:
+    """RandAugment (Cubuk et al., 2020; two operations) or TrivialAugment (Müller and Hutter, ICCV 2021; wide)."""
+    from torchvision.transforms import InterpolationMode, v2
+
+    bilinear = InterpolationMode.BILINEAR
+    if how.policy == "randaugment":
+        policy = v2.RandAugment(num_ops=2, magnitude=how.magnitude, interpolation=bilinear)
+    else:
+        policy = v2.TrivialAugmentWide(interpolation=bilinear)
+    with _seeded(int(generator.integers(2**63))):
+        return policy(image)
+
+
+@contextmanager
+def _seeded(seed: int) -> Generator[None]:
+    """torchvision draws from torch's global generator: give it a seed, and put its state back afterwards."""
+    state = torch.get_rng_state()
+    torch.default_generator.manual_seed(seed)  # torch.manual_seed would reset the generators of GPUs too
+    try:
+        yield
+    finally:
+        torch.set_rng_state(state)
+
+
+def _erased(image: Tensor, generator: np.random.Generator) -> Tensor:
+    """With one rectangle black: (0, 0, 0, 1, 1, 1) for a B-cos network, as in its published training."""
+    part = _draw_part((image.shape[1], image.shape[2]), _ERASED_AREA, _ERASED_RATIO, generator)
+    if part is None:
+        return image
+    top, left, height, width = part
+    image = image.clone()  # it may belong to the cache
+    image[:, top : top + height, left : left + width] = 0
+    return image
+
+
+def _without_slivers(sample: Sample) -> Sample:
+    """Without the boxes of which less than a pixel of a side is left."""
+    kept = ((sample.boxes[:, 2:] - sample.boxes[:, :2]) >= 1).all(dim=1)
+    return Sample(sample.image, sample.boxes[kept], sample.box_labels[kept], sample.mask)
+
+
+def _draw_part(
+    size: tuple[int, int], area: tuple[float, float], ratio: tuple[float, float], generator: np.random.Generator
+) -> tuple[int, int, int, int] | None:
+    """(top, left, height, width) of a random part with limits of its share and of width / height; None if none fits."""
     height, width = size
-    for _ in range(_CROP_TRIES):
-        area = generator.uniform(*_CROP_AREA) * height * width
-        ratio = math.exp(generator.uniform(math.log(_CROP_RATIO[0]), math.log(_CROP_RATIO[1])))
-        w, h = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
+    for _ in range(_TRIES):
+        pixels = generator.uniform(*area) * height * width
+        shape = math.exp(generator.uniform(math.log(ratio[0]), math.log(ratio[1])))
+        w, h = round(math.sqrt(pixels * shape)), round(math.sqrt(pixels / shape))
         if 0 < w <= width and 0 < h <= height:
             return int(generator.integers(height - h + 1)), int(generator.integers(width - w + 1)), h, w
-    return 0, 0, height, width
+    return None
 
 
 def _apply(sample: Sample, transform: Callable[[Any], Any]) -> Sample:

@@ -55,6 +55,12 @@ def class_accuracy(scores: Tensor, labels: Tensor) -> float:
     return _ratio(int(_is_right(scores, labels).sum()), labels.shape[0])
 
 
+def top_accuracy(scores: Tensor, labels: Tensor, k: int) -> float:
+    """Share of images whose class is among the k <= C highest scores; shapes as :func:`class_accuracy`."""
+    hit = labels.gather(1, scores.topk(k, dim=1).indices).any(dim=1)
+    return _ratio(int(hit.sum()), labels.shape[0])
+
+
 def group_accuracy(scores: Tensor, labels: Tensor, groups: Tensor, num_groups: int) -> list[float | None]:
     """Accuracy by highest score within each sub-population.
 

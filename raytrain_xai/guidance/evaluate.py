@@ -26,6 +26,7 @@ from raytrain_xai.guidance.classification import (
     group_accuracy,
     mean_average_precision,
     micro_scores,
+    top_accuracy,
 )
 from raytrain_xai.guidance.evaluation_state import EvaluationState, exact_sum
 from raytrain_xai.guidance.metrics import (
@@ -46,6 +47,7 @@ if TYPE_CHECKING:
 # Pairs of one walk back, per image of the batch. The walk holds a few tensors of one layer at a time, the records of
 # the forward those of every layer, so that this many pairs take about the memory of the records.
 PAIRS_PER_IMAGE = 4
+_TOP = 5
 
 
 @torch.no_grad()
@@ -97,7 +99,8 @@ def summarise(state: EvaluationState, info: DatasetInfo, iou_threshold: float | 
             share of right decisions) and its ``groups`` name the sub-populations of a multi-class task.
         iou_threshold: one of .05, .10, … .95; None takes the best on this state, which is for validation splits.
     Returns:
-        f1, precision, recall, accuracy; map; epg, iou, iou_threshold, empty_maps; on_object; group_<name>, worst_group.
+        f1, precision, recall, accuracy; map; epg, iou, iou_threshold, empty_maps; on_object; top5 of a multi-class task
+        with more than five classes; group_<name>, worst_group.
     Raises:
         DataError: the state holds no sample.
         ConfigError: the threshold is not on the grid.
@@ -112,6 +115,8 @@ def summarise(state: EvaluationState, info: DatasetInfo, iou_threshold: float | 
     metrics |= _localisation(state, iou_threshold)
     if info.task == "multiclass":
         metrics["accuracy"] = class_accuracy(scores, labels)
+        if scores.shape[1] > _TOP:
+            metrics["top5"] = top_accuracy(scores, labels, _TOP)
         names = info.groups or ()
         per_group = group_accuracy(scores, labels, groups, len(names))
         known = {name: value for name, value in zip(names, per_group, strict=True) if value is not None}

@@ -1,27 +1,29 @@
 """The guided objective: classification loss plus weighted localisation loss of explanations, for one batch.
 
-L = mean BCE over samples and classes + weight · Σ over annotated images of loss(attribution of one class, its mask)
-(Rao et al., ICCV 2023, section 3; the sum over images is the released code's choice, ``reduction: mean`` divides it).
+L = classification loss + weight · Σ over annotated images of loss(attribution of one class, its mask)
+(Rao et al., ICCV 2023, section 3, with the mean BCE over samples and classes for the first part; the sum over images is
+the released code's choice, ``reduction: mean`` divides it). Without a weight this is plain classification training.
 The class of an image is drawn uniformly among its positive labels, anew at every step. Maps are brought to image size
 in the order of the released code (``paper_code``), whatever the evaluation uses.
 """
 
 from __future__ import annotations
 
-import torch
-import torch.nn.functional as F
+from dataclasses import replace
+
 from torch import Tensor, nn
 
 from raytrain_xai.attribution.attribute import attribute
 from raytrain_xai.attribution.tapped import TappedPass, tapped_pass
-from raytrain_xai.config import GuidanceConfig
+from raytrain_xai.classify.losses import classification_loss
+from raytrain_xai.classify.mixing import mix_pairs
+from raytrain_xai.config import GuidanceConfig, LossConfig, MixingConfig
 from raytrain_xai.data.boxes import class_mask
+from raytrain_xai.draws import uniform
 from raytrain_xai.guidance.losses import LOSSES
 from raytrain_xai.guidance.postprocess import localise_map
 from raytrain_xai.models.network import Network
 from raytrain_xai.types import Batch, StepOutput
-
-_MASK32 = 0xFFFFFFFF
 
 
 class GuidanceObjective(nn.Module):
@@ -29,25 +31,39 @@ class GuidanceObjective(nn.Module):
 
     The loss of a worker is scaled so that the *mean over workers*, summed over accumulated parts, is the loss of the
     joint batch, whatever way its samples are spread.
+
+    Args:
+        network: to be trained.
+        guidance: localisation loss.
+        seed: of the drawn classes and mixtures.
+        loss: classification loss.
+        mixing: of the images in training mode; the parts of a batch then consist of pairs (``training_plan``).
     """
 
-    def __init__(self, network: Network, guidance: GuidanceConfig, seed: int) -> None:
+    def __init__(
+        self, network: Network, guidance: GuidanceConfig, seed: int, loss: LossConfig | None = None,
+        mixing: MixingConfig | None = None,
+    ) -> None:  # fmt: skip
         super().__init__()
         self.network = network
         self.guidance = guidance
         self.method = guidance.attribution or network.default_attribution
         self.seed = seed
+        self.loss = loss or LossConfig()
+        self.mixing = mixing or MixingConfig()
 
     def forward(self, batch: Batch, step: int, world_size: int) -> StepOutput:
         """One batch, or one part of it on one worker.
 
         Args:
-            step: optimiser step, from which the guided class of each image is drawn.
+            step: optimiser step, from which the guided class of each image and the mixtures are drawn.
             world_size: number of workers.
         Returns:
-            loss and the sums ``cls_sum`` (over images; mean over classes), ``loc_sum`` and ``empty_maps_sum`` (over
-            guided images), with ``count`` and ``guided_count``.
+            loss and the sums ``cls_sum`` (over images), ``loc_sum`` and ``empty_maps_sum`` (over guided images), with
+            ``count`` and ``guided_count``.
         """
+        if self.mixing.is_on and self.training:
+            batch = self._mixed(batch, step)
         rows = batch.annotated_rows
         is_guided = self.guidance.weight > 0 and rows.numel() > 0
         if not is_guided:
@@ -55,7 +71,7 @@ class GuidanceObjective(nn.Module):
         else:
             tapped = tapped_pass(self.network, batch.images, self.guidance.layer)
             logits, localisation = tapped.logits, self._localisation(tapped, batch, step)
-        cls_sum = _bce_sum(logits, batch.labels)
+        cls_sum = classification_loss(logits, batch.labels, self.loss.name, self.loss.label_smoothing)
         loss = cls_sum * (world_size / batch.step_size)
         sums = {"cls_sum": cls_sum.detach(), "count": cls_sum.new_tensor(batch.labels.shape[0])}
         if localisation is not None:
@@ -66,6 +82,13 @@ class GuidanceObjective(nn.Module):
             sums["guided_count"] = cls_sum.new_tensor(rows.numel())
             sums["empty_maps_sum"] = is_empty.sum().to(cls_sum.dtype)
         return StepOutput(loss, sums)
+
+    def _mixed(self, batch: Batch, step: int) -> Batch:
+        images, labels = mix_pairs(
+            batch.images.to(self.network.dtype).div_(255), batch.labels, batch.index, seed=self.seed, step=step,
+            mixup_alpha=self.mixing.mixup_alpha, cutmix_alpha=self.mixing.cutmix_alpha,
+        )  # fmt: skip
+        return replace(batch, images=images, labels=labels)
 
     def _localisation(self, tapped: TappedPass, batch: Batch, step: int) -> tuple[Tensor, Tensor]:
         """Localisation loss (A,) of the annotated images, and which of their maps have no positive part (A,) bool."""
@@ -100,21 +123,6 @@ def draw_target(labels: Tensor, index: Tensor, *, seed: int, step: int) -> Tenso
     """
     positives = labels > 0
     count = positives.sum(dim=1)
-    uniform = _hash(_hash(index & _MASK32, step), seed).to(torch.float64) / 2**32  # [0, 1)
-    pick = (uniform * count).long()  # rank of the drawn label among the positives
+    pick = (uniform(index, step, seed) * count).long()  # rank of the drawn label among the positives
     rank = positives.long().cumsum(dim=1) - 1
     return ((rank == pick[:, None]) & positives).long().argmax(dim=1)
-
-
-def _hash(value: Tensor, salt: int) -> Tensor:
-    """32-bit avalanche of (value, salt), int64 -> int64 in [0, 2^32)."""
-    mixed = (value ^ (salt * 0x9E3779B1 & _MASK32)) & _MASK32
-    for multiplier in (0x7FEB352D, 0x2C1B3C6D):
-        mixed = ((mixed ^ (mixed >> 16)) * multiplier) & _MASK32
-    return mixed ^ (mixed >> 16)
-
-
-def _bce_sum(logits: Tensor, labels: Tensor) -> Tensor:
-    """Σ over images of the mean BCE over classes, in float32 or wider."""
-    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-    return F.binary_cross_entropy_with_logits(logits, labels.to(logits.dtype), reduction="sum") / labels.shape[1]

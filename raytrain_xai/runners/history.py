@@ -73,9 +73,9 @@ class Position:
         return cls(state["step"], state["epoch"], state["step_in_epoch"], history)
 
 
-def best(history: Sequence[Evaluated]) -> Evaluated | None:
-    """The evaluation with the highest F1, the earliest of equals."""
-    return max(history, key=lambda entry: entry.val["f1"], default=None)
+def best(history: Sequence[Evaluated], metric: str = "f1") -> Evaluated | None:
+    """The evaluation with the highest value of a metric, the earliest of equals."""
+    return max(history, key=lambda entry: entry.val[metric], default=None)
 
 
 def on_front(history: Sequence[Evaluated]) -> list[bool]:
@@ -86,11 +86,14 @@ def on_front(history: Sequence[Evaluated]) -> list[bool]:
     return pareto_front(points).tolist()
 
 
-def protected_steps(history: Sequence[Evaluated]) -> set[int]:
-    """Steps of the checkpoints that are kept whatever their age: the front and the best by F1."""
+def protected_steps(history: Sequence[Evaluated], config: EvaluationConfig) -> set[int]:
+    """Steps of the checkpoints that are kept whatever their age: the front, the best by F1 and the selected one."""
+    if not history:
+        return set()
     front = {entry.step for entry, is_front in zip(history, on_front(history), strict=True) if is_front}
     top = best(history)
-    return front | ({top.step} if top is not None else set())
+    assert top is not None
+    return front | {top.step, selected(history, config).step}
 
 
 def front_record(history: Sequence[Evaluated]) -> dict[str, Any]:
@@ -116,6 +119,8 @@ def stops_early(history: Sequence[Evaluated], config: EvaluationConfig) -> bool:
 
 def selected(history: Sequence[Evaluated], config: EvaluationConfig) -> Evaluated:
     """The evaluation whose checkpoint is measured on the test split; ``history`` is not empty."""
-    top = best(history)
+    if config.select == "last":
+        return history[-1]
+    top = best(history, "accuracy" if config.select == "best_accuracy" else "f1")
     assert top is not None
-    return history[-1] if config.select == "last" else top
+    return top

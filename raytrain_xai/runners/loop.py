@@ -72,11 +72,13 @@ def _train_epoch(
     steps_per_epoch = session.info.splits["train"] // config.batch_size
     session.model.train()
     for parts in _grouped(batches, config.accumulate):
-        rate = learning_rate(config.optim, position.step, meter.num_steps)
+        rate = learning_rate(config.optim, position.step, meter.num_steps, steps_per_epoch)
         result = forward_backward(session, parts, position.step)
         if not is_finite(result):
             stop_non_finite(session, result, position, tracker.attempt if tracker else None)
         apply_gradients(session.optimizer, config.optim, rate, result.norm)
+        if session.average is not None:
+            session.average.after_step(session.network, position.step)
         position = position.after_step()
         meter.add(result.sums)
         is_last = position.step_in_epoch == steps_per_epoch

@@ -12,6 +12,7 @@ from raytrain_xai.config import RunConfig
 from raytrain_xai.data.dataset import DatasetInfo, StoredSplit, open_dataset
 from raytrain_xai.errors import ConfigError, DataError
 from raytrain_xai.models.network import Network
+from raytrain_xai.models.stochastic_depth import set_stochastic_depth
 from raytrain_xai.models.zoo import build_network
 from raytrain_xai.runners.tracking import check_mlflow
 from raytrain_xai.storage import locate
@@ -58,6 +59,8 @@ def check_run(config: RunConfig, *, is_new: bool) -> DatasetInfo:
             f"model.norm_statistics=frozen keeps the statistics that come with pretrained weights, but {network.name} "
             "starts from random ones; set model.norm_statistics=batch or give model.weights"
         )
+    if config.model.stochastic_depth is not None:
+        set_stochastic_depth(network.net, config.model.stochastic_depth)
     method = config.guidance.attribution or network.default_attribution
     check_attribution(network, method, config.guidance.layer)
     if config.workers > 1 and config.model.norm_statistics == "batch":
@@ -74,6 +77,11 @@ def _check_splits(config: RunConfig, info: DatasetInfo) -> None:
         raise ConfigError(
             f"batch_size {config.batch_size} is more than the {info.splits['train']} training samples of {path}; "
             "set a smaller batch_size"
+        )
+    if config.loss.name == "cross_entropy" and info.task != "multiclass":
+        raise ConfigError(
+            f"loss.name is cross_entropy, whose classes compete, but images of {path} have several labels; "
+            "set loss.name=bce"
         )
     guidance = config.guidance
     if guidance.weight > 0 and guidance.annotation == "masks" and not info.has_masks:

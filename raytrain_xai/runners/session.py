@@ -21,19 +21,21 @@ from raytrain_xai.checkpoint import (
     sweep,
     write_checkpoint,
 )
+from raytrain_xai.classify.ema import AveragedNetwork
 from raytrain_xai.config import RunConfig
 from raytrain_xai.data.dataset import DatasetInfo
 from raytrain_xai.data.loader import evaluation_batches
 from raytrain_xai.guidance.evaluate import EvaluationState, evaluate, summarise
 from raytrain_xai.guidance.objective import GuidanceObjective
 from raytrain_xai.models.network import Network
+from raytrain_xai.models.stochastic_depth import set_stochastic_depth
 from raytrain_xai.models.weights import load_weights
 from raytrain_xai.models.zoo import build_network
 from raytrain_xai.optimizer_state import load_optimizer_tensors, optimizer_tensors
 from raytrain_xai.run_folder import CHECKPOINTS, PARETO, claim_attempt, run_location, write_json
 from raytrain_xai.runners.collective import broadcast_json, gather_tensors, is_distributed
 from raytrain_xai.runners.history import Position, front_record, protected_steps
-from raytrain_xai.runners.optimiser import build_optimiser
+from raytrain_xai.runners.optimiser import build_optimiser, num_warmup_steps
 from raytrain_xai.runners.tracking import Publish, Tracker
 
 
@@ -65,6 +67,7 @@ class Session:
         model: the objective around it; wrapped by DDP when there are several workers.
         parameters: trainable ones of ``network.net`` by name.
         optimizer: over ``parameters``.
+        average: moving average of ``network``, None where the configuration has none.
     """
 
     worker: Worker
@@ -74,6 +77,12 @@ class Session:
     model: nn.Module
     parameters: dict[str, nn.Parameter]
     optimizer: torch.optim.Optimizer
+    average: AveragedNetwork | None
+
+    @property
+    def measured(self) -> Network:
+        """The network that is evaluated: the average where there is one."""
+        return self.network if self.average is None else self.average.network
 
 
 def build_session(worker: Worker, config: RunConfig, info: DatasetInfo) -> Session:
@@ -84,14 +93,24 @@ def build_session(worker: Worker, config: RunConfig, info: DatasetInfo) -> Sessi
     )
     if config.channels_last:
         network.net.to(memory_format=torch.channels_last)
-    model: nn.Module = GuidanceObjective(network, config.guidance, config.seed)
+    if config.model.stochastic_depth is not None:
+        set_stochastic_depth(network.net, config.model.stochastic_depth)
+    model: nn.Module = GuidanceObjective(network, config.guidance, config.seed, config.loss, config.mixing)
     if is_distributed():
         # The whole loss is inside the wrapped forward: one forward and one backward per part, so that second-order
         # terms are reduced too. Neither static_graph nor find_unused_parameters may be set with them.
         model = DistributedDataParallel(model, gradient_as_bucket_view=True)
     parameters = {name: p for name, p in network.net.named_parameters() if p.requires_grad}
     optimizer = build_optimiser(parameters.values(), config.optim)
-    return Session(worker, config, info, network, model, parameters, optimizer)
+    return Session(worker, config, info, network, model, parameters, optimizer, _build_average(network, config, info))
+
+
+def _build_average(network: Network, config: RunConfig, info: DatasetInfo) -> AveragedNetwork | None:
+    ema, steps_per_epoch = config.ema, info.splits["train"] // config.batch_size
+    if ema.decay is None:
+        return None
+    warmup = num_warmup_steps(config.optim, steps_per_epoch)
+    return AveragedNetwork(network, decay=ema.decay, every_steps=ema.every_steps, first_step=warmup)
 
 
 def restore(session: Session) -> tuple[Position, Tracker | None]:
@@ -116,11 +135,15 @@ def restore(session: Session) -> tuple[Position, Tracker | None]:
         checkpoint = read_checkpoint(folder.child(checkpoint_name(step)))
     position = Position()
     if checkpoint is not None:
-        restore_model(session.network, checkpoint)
+        restore_model(session.network, checkpoint.model, checkpoint.step)
         load_optimizer_tensors(session.optimizer, session.parameters, checkpoint.optimizer)
         position = Position.from_json(checkpoint.state)
     elif session.config.model.weights is not None:
         load_weights(session.network, session.config.model.weights)
+    if session.average is not None:
+        session.average.follow(session.network)
+        if checkpoint is not None:
+            restore_model(session.average.network, checkpoint.ema, checkpoint.step)
     if attempt is None:
         return position, None
     tracker = Tracker.start(
@@ -138,15 +161,19 @@ def restore(session: Session) -> tuple[Position, Tracker | None]:
 
 
 def measure(session: Session, split: str, iou_threshold: float | None) -> dict[str, float]:
-    """Metrics of the network on a whole split, every worker taking its share. A collective; equal on all workers."""
+    """Metrics of the network on a whole split, every worker taking its share. A collective; equal on all workers.
+
+    The average of the weights is measured where there is one.
+    """
     config, worker = session.config, session.worker
     state = evaluate(
-        session.network,
+        session.measured,
         evaluation_batches(
             config.data.path,
             split,
             config.data.image_size,
             config.evaluation.batch_size,
+            shorter=config.data.eval_resize,
             rank=worker.rank,
             world_size=worker.world_size,
         ),
@@ -181,17 +208,19 @@ def save(session: Session, tracker: Tracker | None, position: Position) -> None:
         session.network.net.state_dict(),
         optimizer_tensors(session.optimizer, session.parameters),
         state,
+        ema={} if session.average is None else session.average.network.net.state_dict(),
     )
     tracker.flush()  # the log never lags behind a checkpoint that continues it
     write_checkpoint(run.child(CHECKPOINTS), content, tracker.attempt.check)
     write_json(run.child(PARETO), front_record(position.history))
     steps = [step for step in complete_steps(run.child(CHECKPOINTS)) if step <= position.step]
-    for step in superseded(steps, session.config.checkpoint.keep, protected_steps(position.history)):
+    protected = protected_steps(position.history, session.config.evaluation)
+    for step in superseded(steps, session.config.checkpoint.keep, protected):
         delete_checkpoint(run.child(CHECKPOINTS, checkpoint_name(step)))
 
 
 def load_step(session: Session, step: int) -> None:
-    """Load the weights of one checkpoint of this run into the network."""
+    """Load the weights of one checkpoint of this run into the network that is measured."""
     folder = run_location(session.config).child(CHECKPOINTS, checkpoint_name(step))
     checkpoint = read_checkpoint(folder, with_optimizer=False)
-    restore_model(session.network, checkpoint)
+    restore_model(session.measured, checkpoint.measured, checkpoint.step)

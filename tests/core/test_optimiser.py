@@ -18,11 +18,11 @@ from raytrain_xai.runners.optimiser import apply_gradients, build_optimiser, lea
 def test_warm_up_then_half_a_cosine(step: int, rate: float) -> None:
     """4 steps of warm-up, then cos from 0 to pi over steps 4 to 8."""
     config = OptimConfig(lr=1.0, schedule="cosine", warmup_steps=4)
-    assert learning_rate(config, step, 8) == pytest.approx(rate, abs=1e-6)
+    assert learning_rate(config, step, 8, 1) == pytest.approx(rate, abs=1e-6)
 
 
 def test_constant_rate() -> None:
-    assert {learning_rate(OptimConfig(lr=0.3), step, 10) for step in range(10)} == {0.3}
+    assert {learning_rate(OptimConfig(lr=0.3), step, 10, 1) for step in range(10)} == {0.3}
 
 
 @pytest.mark.parametrize(("clip_norm", "moved"), [(None, 5.0), (10.0, 5.0), (1.0, 1.0)])

@@ -28,14 +28,14 @@ def test_front_and_best_are_protected() -> None:
     """30 beats 10 in all; 20 has the best EPG, 30 the best IoU, 40 the best F1."""
     points = history((0.5, 0.3, 0.3), (0.4, 0.9, 0.1), (0.6, 0.4, 0.5), (0.7, 0.2, 0.2))
     assert on_front(points) == [False, True, True, True]
-    assert protected_steps(points) == {20, 30, 40}
+    assert protected_steps(points, EvaluationConfig()) == {20, 30, 40}
 
 
 def test_the_best_is_kept_though_a_point_equal_after_rounding_came_first() -> None:
     """.601 and .602 are the same multiple of .005: the front keeps the first, the best by F1 is the second."""
     points = history((0.601, 0.5, 0.5), (0.602, 0.5, 0.5))
     assert on_front(points) == [True, False]
-    assert protected_steps(points) == {10, 20}
+    assert protected_steps(points, EvaluationConfig()) == {10, 20}
 
 
 def test_metrics_that_do_not_apply_count_as_zero() -> None:
@@ -51,7 +51,7 @@ def test_metrics_that_do_not_apply_count_as_zero() -> None:
 
 def test_nothing_evaluated_protects_nothing() -> None:
     assert best(()) is None
-    assert protected_steps(()) == set()
+    assert protected_steps((), EvaluationConfig()) == set()
     assert not stops_early((), EvaluationConfig(min_f1=0.9))
 
 

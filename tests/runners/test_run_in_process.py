@@ -253,7 +253,7 @@ def test_kept_checkpoints_are_the_newest_the_front_and_the_best(make_config: Mak
     state = json.loads((folder(config) / "checkpoints" / "step-00000015" / "state.json").read_text())
     history = [Evaluated(**entry) for entry in state["history"]]
     assert [entry.step for entry in history] == [3, 6, 9, 12, 15]
-    assert steps_on_disk(config) == sorted(protected_steps(history) | {15})
+    assert steps_on_disk(config) == sorted(protected_steps(history, config.evaluation) | {15})
 
 
 def test_a_run_below_the_minimal_f1_stops(make_config: MakeConfig) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from raytrain_xai.data.transforms import Sample, augment, mirror, resize
+from raytrain_xai.data.transforms import Augmentation, Sample, augment, mirror, resize
 
 
 def bounding_box(region: torch.Tensor) -> list[float]:
@@ -46,7 +46,7 @@ def test_mirror_by_hand() -> None:
 def test_crops_move_boxes_and_masks_with_the_pixels() -> None:
     seen: set[tuple[float, ...]] = set()
     for index in range(40):
-        sample = augment(make_sample(), "crop", 64, (0, 0, index))
+        sample = augment(make_sample(), Augmentation("crop"), 64, (0, 0, index))
         assert sample.image.shape == (3, 64, 64)
         assert sample.mask is not None
         box = torch.tensor(bounding_box(sample.mask == 5))
@@ -59,17 +59,19 @@ def test_crops_move_boxes_and_masks_with_the_pixels() -> None:
 
 def test_flip_mirrors_about_half_of_the_samples() -> None:
     plain = resize(make_sample(), 45).boxes
-    moved = [not torch.equal(augment(make_sample(), "flip", 45, (0, 0, i)).boxes, plain) for i in range(200)]
+    moved = [
+        not torch.equal(augment(make_sample(), Augmentation("flip"), 45, (0, 0, i)).boxes, plain) for i in range(200)
+    ]
     assert 70 < sum(moved) < 130
 
 
 def test_randomness_is_a_function_of_the_key() -> None:
-    first = augment(make_sample(), "crop", 32, (7, 2, 11))
+    first = augment(make_sample(), Augmentation("crop"), 32, (7, 2, 11))
     torch.manual_seed(123)
-    again = augment(make_sample(), "crop", 32, (7, 2, 11))
+    again = augment(make_sample(), Augmentation("crop"), 32, (7, 2, 11))
     assert torch.equal(first.image, again.image)
     for key in ((8, 2, 11), (7, 3, 11), (7, 2, 12)):
-        assert not torch.equal(augment(make_sample(), "crop", 32, key).image, first.image)
+        assert not torch.equal(augment(make_sample(), Augmentation("crop"), 32, key).image, first.image)
 
 
 def test_boxes_cut_away_by_a_crop_are_gone() -> None:
@@ -77,10 +79,10 @@ def test_boxes_cut_away_by_a_crop_are_gone() -> None:
     corner = Sample(
         sample.image, torch.tensor([[0.0, 0.0, 3.0, 3.0], [30.0, 20.0, 72.0, 44.0]]), torch.tensor([1, 4]), None
     )
-    counts = {len(augment(corner, "crop", 64, (0, 0, index)).boxes) for index in range(40)}
+    counts = {len(augment(corner, Augmentation("crop"), 64, (0, 0, index)).boxes) for index in range(40)}
     assert counts == {1, 2}
     for index in range(40):
-        cut = augment(corner, "crop", 64, (0, 0, index))
+        cut = augment(corner, Augmentation("crop"), 64, (0, 0, index))
         assert len(cut.boxes) == len(cut.box_labels)
         assert (cut.boxes[:, 2:] - cut.boxes[:, :2]).min() >= 1
         assert cut.boxes.min() >= 0
@@ -90,7 +92,7 @@ def test_boxes_cut_away_by_a_crop_are_gone() -> None:
 @pytest.mark.parametrize("mode", ["none", "flip", "crop"])
 def test_samples_without_boxes_and_mask(mode: str) -> None:
     sample = Sample(make_sample().image, torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64), None)
-    done = augment(sample, mode, 32, (0, 0, 0))  # type: ignore[arg-type]
+    done = augment(sample, Augmentation(mode), 32, (0, 0, 0))  # type: ignore[arg-type]
     assert done.boxes.shape == (0, 4)
     assert done.mask is None
 
