@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import click
 
+from raytrain_xai.cli.models_publish import export_command
+
 
 @click.group("models")
 def models_group() -> None:
@@ -19,3 +21,6 @@ def list_command() -> None:
     for name, architecture in sorted(ARCHITECTURES.items()):
         kind = "B-cos" if architecture.is_bcos else "plain"
         click.echo(f"{name:<{width}}  {kind}  {architecture.image_size} px")
+
+
+models_group.add_command(export_command)
