@@ -1,4 +1,4 @@
-"""Linearisation of a residual block, shared by the B-cos, X-DNN and torchvision ResNets."""
+"""Linearisation of residual blocks, shared by the B-cos, X-DNN and torchvision networks."""
 
 from __future__ import annotations
 
@@ -38,3 +38,25 @@ def linearise_residual(
         return pull_branch(g, rows) + (g if pull_skip is None else pull_skip(g, rows))
 
     return y, pullback
+
+
+def linearise_scaled_residual(
+    x: Tensor, branch: nn.Module, layer_scale: Tensor, stochastic_depth: nn.Module
+) -> tuple[Tensor, Pullback]:
+    """Linearise ``x + stochastic_depth(layer_scale * branch(x))``, the block of a ConvNeXt.
+
+    Args:
+        x: (B, D, h, w) input of the block.
+        branch: keeps the shape.
+        layer_scale: (D, 1, 1).
+        stochastic_depth: multiplies whole images, in training only.
+    Returns:
+        The block's output and its pullback, both (., D, h, w).
+    """
+    residual, pull_branch = linearise(branch, x)
+    scaled, pull_depth = linearise(stochastic_depth, layer_scale * residual)
+
+    def pullback(g: Tensor, rows: Tensor | None) -> Tensor:
+        return g + pull_branch(pull_depth(g, rows) * layer_scale, rows)
+
+    return x + scaled, pullback

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from raytrain_xai.models import torch_layers  # noqa: F401  # pyright: ignore[reportUnusedImport]  rules of GELU, LayerNorm
 from raytrain_xai.models.architecture import Architecture, Cut, flat
 from raytrain_xai.models.linearise import Pullback, linearise, take_rows
+from raytrain_xai.models.residual import linearise_scaled_residual
 from raytrain_xai.models.stochastic_depth import StochasticDepth
 
 if TYPE_CHECKING:
@@ -64,13 +65,7 @@ def _register_blocks() -> None:
 
 
 def _linearise_block(block: CNBlock, x: Tensor) -> tuple[Tensor, Pullback]:
-    branch, pull_branch = linearise(block.block, x)
-    scaled, pull_depth = linearise(block.stochastic_depth, block.layer_scale * branch)
-
-    def pullback(g: Tensor, rows: Tensor | None) -> Tensor:
-        return g + pull_branch(pull_depth(g, rows) * block.layer_scale, rows)
-
-    return scaled + x, pullback
+    return linearise_scaled_residual(x, block.block, block.layer_scale, block.stochastic_depth)
 
 
 def _linearise_layer_norm_2d(module: LayerNorm2d, x: Tensor) -> tuple[Tensor, Pullback]:

@@ -1,17 +1,22 @@
 """Architectures by name, as networks with taps.
 
-======  ===========================  ====================================
-tap     ResNets (B-cos, X-DNN, ...)  squeezenet1_1 (index in ``features``)
-======  ===========================  ====================================
-Input   network input                network input
-Mid1    output of layer1             second Fire (4), 128 channels
-Mid2    output of layer2             fourth Fire (7), 256 channels
-Mid3    output of layer3             sixth Fire (10), 384 channels
-Final   output of layer4             last Fire (12), 512 channels
-======  ===========================  ====================================
+=================  ========================  ============  ============  ======================  ==================
+family             Mid1                      Mid2          Mid3          Final                   further taps
+=================  ========================  ============  ============  ======================  ==================
+ResNet and kin     end of layer1             layer2        layer3        layer4                  every block
+CIFAR ResNet       end of layer1             layer2        middle of     layer3                  every block
+                                                           layer3
+DenseNet           end of denseblock1        denseblock2   denseblock3   last norm (and ReLU)    every dense layer
+VGG                second pooling layer      third         fourth        fifth                   every ReLU or norm,
+                                                                                                 every pooling
+ConvNeXt           end of the first group    second        third         fourth                  every block
+squeezenet1_1      ``features.4``, 128       ``.7``, 256   ``.10``, 384  ``.12``, 512 channels   every Fire module
+=================  ========================  ============  ============  ======================  ==================
 
-Mid1 to Mid3 of SqueezeNet are the last values at each resolution but the coarsest, where Mid3 lies in the middle. The
-network input is [image, 1 - image] for B-cos and the normalised image otherwise.
+``Input`` is the network input, [image, 1 - image] for B-cos and the normalised image otherwise. Further taps have the
+names of their modules, ``layer1.0`` or ``features.denseblock2.denselayer3``. Mid1 to Final have a quarter, 1/8, 1/16
+and 1/32 of the image's side, except in small networks. Mid1 to Mid3 of SqueezeNet are the last values at each
+resolution but the coarsest, where Mid3 lies in the middle.
 """
 
 from __future__ import annotations
@@ -20,7 +25,16 @@ import difflib
 from typing import Literal
 
 from raytrain_xai.errors import ConfigError
-from raytrain_xai.models import bcos_resnet, bcos_vit, standard, xdnn
+from raytrain_xai.models import (
+    bcos_convnext,
+    bcos_densenet,
+    bcos_resnet,
+    bcos_vgg,
+    bcos_vit,
+    bcosify,
+    standard,
+    xdnn,
+)
 from raytrain_xai.models.architecture import Architecture, named_taps
 from raytrain_xai.models.bcos_layers import AddInverse
 from raytrain_xai.models.encoding import Normalise
@@ -29,9 +43,13 @@ from raytrain_xai.models.weights import load_weights
 
 ARCHITECTURES: dict[str, Architecture] = {
     **bcos_resnet.ARCHITECTURES,
+    **bcos_densenet.ARCHITECTURES,
+    **bcos_vgg.ARCHITECTURES,
+    **bcos_convnext.ARCHITECTURES,
     **bcos_vit.ARCHITECTURES,
     **standard.ARCHITECTURES,
     **xdnn.ARCHITECTURES,
+    **bcosify.ARCHITECTURES,
 }
 MODEL_NAMES = tuple(ARCHITECTURES)
 

@@ -8,7 +8,17 @@ import pytest
 import torch
 
 from raytrain_xai.errors import ConfigError
-from raytrain_xai.models.zoo import MODEL_NAMES, build_network
+from raytrain_xai.models import (
+    bcos_convnext,
+    bcos_densenet,
+    bcos_resnet,
+    bcos_vgg,
+    bcos_vit,
+    bcosify,
+    standard,
+    xdnn,
+)
+from raytrain_xai.models.zoo import ARCHITECTURES, MODEL_NAMES, build_network
 
 SMALL = ["bcos_resnet_tiny", "resnet18", "squeezenet1_1", "xdnn_resnet18"]
 
@@ -42,11 +52,11 @@ def test_taps_have_the_documented_channels_and_resolution(
     assert shapes == [(1, c, side, side) for c, side in zip(channels, sides, strict=True)] + [(1, 7)]
 
 
-def test_the_list_of_names_is_complete() -> None:
-    assert sorted(MODEL_NAMES) == [
-        "bcos_resnet18", "bcos_resnet34", "bcos_resnet50", "bcos_resnet_tiny", "resnet18", "resnet50", "squeezenet1_1",
-        "xdnn_resnet18", "xdnn_resnet50",
-    ]  # fmt: skip
+def test_every_family_brings_its_own_names() -> None:
+    families = (
+        bcos_resnet, bcos_densenet, bcos_vgg, bcos_convnext, bcos_vit, standard, xdnn, bcosify,
+    )  # fmt: skip
+    assert sorted(MODEL_NAMES) == sorted(name for family in families for name in family.ARCHITECTURES)
 
 
 @pytest.mark.parametrize("name", ["bcos_resnet_tiny", "resnet18"])
@@ -102,9 +112,8 @@ def test_unknown_names_and_empty_heads_are_refused() -> None:
 
 
 def test_default_attribution_follows_the_kind_of_network() -> None:
+    for name, architecture in ARCHITECTURES.items():
+        assert architecture.is_bcos == name.startswith(("bcos_", "bcosified_")), name
     with torch.device("meta"):
-        defaults = {name: build_network(name, 2).default_attribution for name in MODEL_NAMES}
-    assert {name for name, method in defaults.items() if method == "bcos"} == {
-        name for name in MODEL_NAMES if name.startswith("bcos_")
-    }
-    assert set(defaults.values()) == {"bcos", "ixg"}
+        defaults = {name: build_network(name, 2).default_attribution for name in SMALL}
+    assert defaults == {name: "bcos" if name.startswith("bcos_") else "ixg" for name in SMALL}
