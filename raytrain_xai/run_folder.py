@@ -21,6 +21,7 @@ from raytrain_xai.errors import CheckpointError, ConfigError, RunError
 from raytrain_xai.storage import Location, exists, list_names, locate, read_bytes, write_bytes
 
 CONFIG, METRICS, LOG, PARETO = "config.yaml", "metrics.json", "metrics.jsonl", "pareto.json"
+SUMS = "SHA256SUMS"  # in published runs only, see raytrain_xai.publish
 CHECKPOINTS, ATTEMPTS, FAILURE, TENSORBOARD = "checkpoints", "attempts", "failure", "tensorboard"
 
 _FLUSH_S = 5.0  # the log is rewritten as a whole (S3 cannot append), so not at every line

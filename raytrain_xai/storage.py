@@ -134,6 +134,24 @@ def delete_tree(at: Location) -> None:
             at.filesystem.delete_file(at.path)
 
 
+def unfinished(at: Location, tag: str) -> Location:
+    """Folder beside a local one in which it is prepared, on the same disk and never listed; ``tag`` tells apart."""
+    path = Path(at.path)
+    place = str(path.with_name(f"{_TEMPORARY}{path.name}-{tag}"))
+    return Location(at.filesystem, place, place)
+
+
+def rename_folder(source: Location, target: Location) -> None:
+    """Give a local folder its name in one step; ``target`` is absent or empty.
+
+    Raises:
+        DataError: ``target`` holds something, or cannot be written.
+    """
+    with _named(target, "write"):
+        Path(source.path).rename(target.path)
+        _sync_folder(Path(target.path).parent)
+
+
 def _local_names(path: str) -> list[str]:
     # pyarrow looks at every entry it finds, and fails when one (a file being written) is renamed meanwhile
     try:
@@ -158,9 +176,14 @@ def _replace_local(target: Path, data: bytes) -> None:
         temporary.replace(target)
     finally:
         temporary.unlink(missing_ok=True)
-    folder = os.open(target.parent, os.O_RDONLY)
+    _sync_folder(target.parent)
+
+
+def _sync_folder(path: Path) -> None:
+    """Renames in a folder must survive a power cut."""
+    folder = os.open(path, os.O_RDONLY)
     try:
-        os.fsync(folder)  # the rename itself must survive a power cut
+        os.fsync(folder)
     finally:
         os.close(folder)
 

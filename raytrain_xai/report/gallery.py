@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from PIL.Image import Image
 from torch import Tensor
 
 from raytrain_xai.data.boxes import rasterise
@@ -16,7 +17,7 @@ from raytrain_xai.errors import DataError
 from raytrain_xai.evaluation import check_classes
 from raytrain_xai.explain import Explainer
 from raytrain_xai.guidance.metrics import energy_pointing_game
-from raytrain_xai.report.overlay import data_uri, draw_boxes, on_white, overlay_heatmap, to_picture
+from raytrain_xai.report.overlay import draw_boxes, on_white, overlay_heatmap, to_picture
 from raytrain_xai.report.selection import Choice, choose_images
 from raytrain_xai.types import Batch
 
@@ -30,16 +31,16 @@ class Tile:
 
     Attributes:
         run: position of the run.
-        heatmap: ``data:`` address of the overlay for the true class.
-        rgba: ``data:`` address of the B-cos explanation in colour; None for other networks.
+        heatmap: overlay for the true class, RGB.
+        rgba: B-cos explanation in colour on white, RGB; None for other networks.
         epg: share of the map's positive part inside the boxes of the class; None for an image without such boxes.
         probability: of the true class.
         verdict: what the run says instead; empty when it is right.
     """
 
     run: int
-    heatmap: str
-    rgba: str | None
+    heatmap: Image
+    rgba: Image | None
     epg: float | None
     probability: float
     verdict: str
@@ -52,18 +53,21 @@ class Example:
     id: str
     target: str
     group: str
-    photo: str
+    photo: Image
     has_boxes: bool
     tiles: tuple[Tile, ...]
 
 
-def build_gallery(explainers: Sequence[Explainer], data: str, split: str) -> list[Example]:
+def build_gallery(
+    explainers: Sequence[Explainer], data: str, split: str, num_images: int = NUM_IMAGES
+) -> list[Example]:
     """Explain a fixed choice of images with every run.
 
     Args:
         explainers: one per run.
         data: stored data set, folder or s3:// address.
         split: the split to choose from; see :func:`raytrain_xai.report.selection.choose_images`.
+        num_images: how many to choose.
     Raises:
         DataError: no such data set or split, other classes than a network's, or no labelled image.
     """
@@ -72,7 +76,7 @@ def build_gallery(explainers: Sequence[Explainer], data: str, split: str) -> lis
     for explainer in explainers:
         check_classes(explainer.origin, explainer.classes, data, info.classes)
     labels = [part.tolist() for part in np.split(rows.labels, rows.label_offsets[1:-1])]
-    choices = choose_images(labels, rows.groups.tolist() if info.groups else None, NUM_IMAGES)
+    choices = choose_images(labels, rows.groups.tolist() if info.groups else None, num_images)
     if not choices:
         raise DataError(f"split {split} of {data} has no labelled image to show; report on other data with --data")
     indices = [choice.index for choice in choices]
@@ -102,8 +106,8 @@ def _tiles(run: int, explainer: Explainer, batch: Batch, shown: Batch, target: T
     return [
         Tile(
             run=run,
-            heatmap=data_uri(draw_boxes(to_picture(overlays[row]), boxes[row])),
-            rgba=None if pairs.rgba is None else data_uri(on_white(to_picture(pairs.rgba[row]))),
+            heatmap=draw_boxes(to_picture(overlays[row]), boxes[row]),
+            rgba=None if pairs.rgba is None else on_white(to_picture(pairs.rgba[row])),
             epg=float(epg[row]) if has_region[row] else None,
             probability=float(logits[row, target[row]].sigmoid()),
             verdict=_verdict(logits[row], int(target[row]), info),
@@ -134,7 +138,7 @@ def _example(
         id=name,
         target=info.classes[choice.target],
         group="" if info.groups is None or group is None else info.groups[group],
-        photo=data_uri(draw_boxes(to_picture(photo.permute(1, 2, 0)), boxes)),
+        photo=draw_boxes(to_picture(photo.permute(1, 2, 0)), boxes),
         has_boxes=bool(boxes),
         tiles=tiles,
     )

@@ -12,6 +12,7 @@ from raytrain_xai.errors import ConfigError
 from raytrain_xai.explain import Explainer, available_device
 from raytrain_xai.report.curves import Series, colour_of, front_chart, group_chart, line_chart
 from raytrain_xai.report.gallery import build_gallery
+from raytrain_xai.report.overlay import data_uri
 from raytrain_xai.report.runs import RunRecord, differences, read_runs
 from raytrain_xai.report.tables import Table, essentials, metric_table
 from raytrain_xai.storage import locate, write_bytes
@@ -80,6 +81,7 @@ def render(runs: Sequence[RunRecord], explainers: Sequence[Explainer], data: str
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.filters["data_uri"] = data_uri
     split = "test" if all("test" in run.final for run in runs) else "val"
     gallery = build_gallery(explainers, data, split)
     return environment.get_template("report.html.j2").render(

@@ -16,6 +16,7 @@ from raytrain_xai.errors import ConfigError
 from raytrain_xai.run_folder import (
     CHECKPOINTS,
     METRICS,
+    SUMS,
     create_run,
     open_run,
     read_config,
@@ -92,10 +93,15 @@ def resume_run(run: str, overrides: Sequence[str], launch: Launch) -> Outcome:
         overrides: ``a.b=c`` for the keys in ``RESUMABLE``; epochs can only be raised.
 
     Raises:
-        ConfigError: no such run, or an override that would change what was trained.
+        ConfigError: no such run, a published one, or an override that would change what was trained.
         RunError: the run failed again.
     """
     at = open_run(run)
+    if exists(at.child(SUMS)):
+        raise ConfigError(
+            f"{run} is a published run, which has no optimiser state to go on from; start a new run with "
+            f"--set model.weights={run}"
+        )
     stored = read_config(at)
     before = parse_config(stored, source=f"{run}/config.yaml")
     config = with_overrides(stored, overrides, source="resume")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +45,22 @@ def make_run() -> MakeRun:
     return _make_run
 
 
+@pytest.fixture
+def s3_storage(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """Address of a folder on a real HTTP S3 server on loopback."""
+    import boto3
+    from moto.server import ThreadedMotoServer  # a second to import, for the few tests that need it
+
+    for name, value in (("ACCESS_KEY_ID", "t"), ("SECRET_ACCESS_KEY", "t"), ("DEFAULT_REGION", "us-east-1")):
+        monkeypatch.setenv(f"AWS_{name}", value)
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    boto3.client("s3", endpoint_url=f"http://{host}:{port}").create_bucket(Bucket="bucket")
+    yield f"s3://bucket/runs?endpoint_override={host}:{port}&scheme=http"
+    server.stop()
+
+
 def _make_run(
     storage: Path, name: str, data: str, *, model: str = "squeezenet1_1", seed: int = 0,
     test: Mapping[str, float] | None = None, **sections: Any,
@@ -82,7 +98,9 @@ def _write_weights(folder: Any, config: RunConfig, data: str, history: list[dict
         network = build_network(config.model.name, len(info.classes), weights=None, norm_statistics="frozen")
         state = {
             "step": entry["step"], "epoch": entry["epoch"], "step_in_epoch": 0, "history": history,
-            "data": {"classes": info.classes, "task": info.task, "groups": info.groups},
+            "data": {
+                "classes": info.classes, "task": info.task, "groups": info.groups, "fingerprint": info.fingerprint,
+            },
         }  # fmt: skip
         write_checkpoint(folder, Checkpoint(entry["step"], network.net.state_dict(), {}, state), lambda: None)
 
