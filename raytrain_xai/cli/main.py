@@ -13,6 +13,7 @@ import click
 from raytrain_xai import __version__
 from raytrain_xai.cli.config import config_group
 from raytrain_xai.cli.data import data_group
+from raytrain_xai.cli.localise import localise_command
 from raytrain_xai.cli.model import eval_command, explain_command, report_command
 from raytrain_xai.cli.models import models_group
 from raytrain_xai.cli.train import resume_command, train_command
@@ -35,6 +36,7 @@ cli.add_command(resume_command)
 cli.add_command(eval_command)
 cli.add_command(explain_command)
 cli.add_command(report_command)
+cli.add_command(localise_command)
 cli.add_command(models_group)
 cli.add_command(config_group)
 

@@ -1,4 +1,4 @@
-"""Charts of the report as inline SVG: lines over epochs, the F1 / EPG plane, bars per group.
+"""Charts of the report as inline SVG: lines over epochs, the F1 / EPG plane, bars per group, box plots.
 
 Axes and text are drawn in the colour of the surrounding page, so one drawing serves a light and a dark page; legends
 are part of the page (one for all charts). No chart holds a user's text unescaped: matplotlib escapes what it writes and
@@ -64,6 +64,23 @@ class Series:
     front: Sequence[bool] = ()
 
 
+@dataclass(frozen=True)
+class Box:
+    """Distribution of one quantity in a box plot.
+
+    Attributes:
+        label: beside the box.
+        group: position of the model, which fixes its colour.
+        quantiles: values at 5, 25, 50, 75 and 95 %: lower whisker, box, upper whisker.
+        mean: drawn as a point.
+    """
+
+    label: str
+    group: int
+    quantiles: Sequence[float]
+    mean: float
+
+
 def colour_of(run: int) -> str:
     """Colour of the run at this position; repeats after eight runs."""
     return COLOURS[run % len(COLOURS)]
@@ -127,6 +144,39 @@ def group_chart(description: str, groups: Sequence[str], values: Sequence[Sequen
         return _to_svg(figure, description)
 
 
+def box_chart(description: str, boxes: Sequence[Box], axis: str, chance: float) -> tuple[str, bytes]:
+    """Horizontal box plots of shares in [0, 1], from above in the given order.
+
+    Args:
+        description: what the chart shows, for screen readers.
+        boxes: one per row.
+        axis: label of the horizontal axis.
+        chance: drawn as a dashed line: the share of a map that knows nothing.
+    Returns:
+        An ``<svg>`` element, and the same drawing as a PNG on white.
+    """
+    with rc_context(_STYLE):
+        figure, axes = _canvas(height=0.75 + 0.27 * len(boxes))
+        for row, box in enumerate(boxes):
+            low, first, median, third, high = box.quantiles
+            colour = colour_of(box.group)
+            spread: dict[str, Any] = {"whislo": low, "q1": first, "med": median, "q3": third, "whishi": high}
+            axes.bxp(
+                [{**spread, "mean": box.mean}],
+                positions=[row], widths=0.62, orientation="horizontal", patch_artist=True, showfliers=False,
+                showmeans=True, boxprops={"facecolor": colour, "edgecolor": colour, "alpha": _FADED},
+                whiskerprops={"color": colour, "linewidth": 1.3}, capprops={"color": colour, "linewidth": 1.3},
+                medianprops={"color": _INK, "linewidth": 1.6},
+                meanprops={"marker": "o", "markersize": 4, "markerfacecolor": _INK, "markeredgewidth": 0},
+            )  # fmt: skip
+        axes.axvline(chance, color=_INK, linewidth=1, linestyle=(0, (4, 3)), alpha=0.7)
+        axes.set_yticks(range(len(boxes)), [box.label for box in boxes])
+        axes.set_ylim(len(boxes) - 0.5, -0.5)
+        axes.set_xlim(0, 1)
+        axes.set_xlabel(axis)
+        return _to_svg(figure, description), _to_png(figure)
+
+
 def _canvas(height: float = _SIZE_INCHES[1]) -> tuple[Figure, Axes]:
     figure = Figure(figsize=(_SIZE_INCHES[0], height), layout="constrained")
     axes = figure.add_subplot()
@@ -145,3 +195,10 @@ def _to_svg(figure: Figure, description: str) -> str:
     for pattern, replacement in _FOR_THE_PAGE:
         svg = re.sub(pattern, replacement, svg, flags=re.DOTALL)
     return svg.replace("<svg", f'<svg role="img" aria-label="{escape(description)}"', 1)
+
+
+def _to_png(figure: Figure) -> bytes:
+    """The drawing on white, black where it has the colour of the page."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=200, facecolor="white", metadata={"Software": None})
+    return buffer.getvalue()
