@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from raytrain_xai.cli.tables import echo_table
 from raytrain_xai.data.sources import KINDS, read_source
 from raytrain_xai.errors import ConfigError, DataError
 
@@ -90,7 +91,7 @@ def info_command(dest: str, out: str | None, split: str, count: int) -> None:
     if manifest.options:
         click.echo("options: " + ", ".join(f"{name}={value}" for name, value in manifest.options.items()))
     for table in (_split_table(report), _class_table(report), *([_group_table(report)] if info.groups else [])):
-        _echo_table(table)
+        echo_table(table)
     click.echo(f"{manifest.dropped_boxes} boxes thinner than a pixel dropped, {len(manifest.bad_records)} bad records")
     if out is not None:
         write_bytes(locate(out), contact_sheet(dest, split, count))
@@ -158,12 +159,3 @@ def _table(columns: list[str], rows: list[list[str]]) -> Table:
     for row in rows:
         table.add_row(*row)
     return table
-
-
-def _echo_table(table: Table) -> None:
-    from rich.console import Console
-
-    console = Console(width=120)
-    with console.capture() as capture:
-        console.print(table)
-    click.echo(capture.get(), nl=False)

@@ -1,18 +1,18 @@
-"""Weights for a network: the embedded ones, a file, or a run. Tensors only; nothing in a file is ever executed."""
+"""Weights for a network: embedded, published, from a file or a run. Tensors only; nothing in a file is executed."""
 
 from __future__ import annotations
 
-import io
 import logging
-import pickle
 from collections.abc import Mapping, Sequence
 from importlib.resources import files
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import torch
 from torch import Tensor
 
 from raytrain_xai.errors import CheckpointError, ConfigError
+from raytrain_xai.models.catalogue import find_official, is_official
+from raytrain_xai.models.download import read_official
+from raytrain_xai.models.weight_files import ENDINGS, parse_state_dict
 from raytrain_xai.run_folder import CONFIG
 from raytrain_xai.storage import Location, exists, locate, read_bytes
 
@@ -22,8 +22,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 EMBEDDED = {"squeezenet1_1": "squeezenet1_1_imagenet_fp16.safetensors"}
-CONTAINERS = ("state_dict", "model")  # keys under which training scripts keep the state dict
-PREFIXES = ("module.", "0.")  # of DistributedDataParallel, and of B-cos networks stored with their logit layer
 
 
 def load_weights(network: Network, source: str) -> None:
@@ -34,15 +32,17 @@ def load_weights(network: Network, source: str) -> None:
 
     Args:
         network: changed in place.
-        source: ``imagenet`` (embedded, SqueezeNet only), a ``.safetensors`` file, a ``.pth`` or ``.pt`` file with a
-            plain state dict, or the folder of a run, of which the selected checkpoint is taken; local or ``s3://``.
+        source: ``official``, or the name of another published variant (see :mod:`.catalogue`), downloaded when it is
+            not here yet; ``imagenet`` (embedded, SqueezeNet only); a file in one of the forms of :mod:`.weight_files`;
+            or the folder of a run, of which the selected checkpoint is taken. Files and folders: local or ``s3://``.
     Raises:
-        ConfigError: ``imagenet`` for an architecture without embedded weights, or an unknown kind of file.
-        CheckpointError: missing, truncated or unsafe file, or weights of another architecture.
+        ConfigError: no such weights for this architecture, or an unknown kind of file.
+        CheckpointError: missing, truncated or unsafe file, failed download, or weights of another architecture.
     """
     state = read_state_dict(source, architecture=network.name)
-    state = _without_foreign_head(state, network, source)
-    _check_fit(state, network, source)
+    file = find_official(network.name, source).file if is_official(source) else source
+    state = _without_foreign_head(state, network, file)
+    check_fit(state, network, file)
     network.net.load_state_dict(state, strict=False)  # checked above; only batch counters may be absent
 
 
@@ -50,16 +50,16 @@ def read_state_dict(source: str, *, architecture: str) -> dict[str, Tensor]:
     """Read a state dict with public key names (prefixes of wrappers removed); see :func:`load_weights`."""
     if source == "imagenet":
         return _read_embedded(architecture)
+    if is_official(source):
+        weights = find_official(architecture, source)
+        return parse_state_dict(read_official(weights), weights.file, weights.file)
     at = locate(source)
     if not exists(at):
         raise CheckpointError(
-            f"no weights at {source}; give imagenet, a .safetensors or .pth file, or the folder of a run"
+            f"no weights at {source}; give official, imagenet, a .safetensors or .pth file, or the folder of a run"
         )
-    name = at.path.lower()
-    if name.endswith(".safetensors"):
-        return _without_prefix(_parse_safetensors(read_bytes(at), source))
-    if name.endswith((".pth", ".pt")):
-        return _without_prefix(_plain_tensors(_parse_torch(read_bytes(at), source), source))
+    if at.path.lower().endswith(ENDINGS):
+        return parse_state_dict(read_bytes(at), at.path, source)
     return _read_run(at, source)
 
 
@@ -72,7 +72,7 @@ def _read_run(at: Location, source: str) -> dict[str, Tensor]:
     from raytrain_xai.checkpoint import load_network  # it builds networks, which is what called this
 
     if not exists(at.child(CONFIG)):
-        raise ConfigError(f"{source} is neither a .safetensors, .pth or .pt file nor the folder of a run")
+        raise ConfigError(f"{source} is neither a file of weights ({', '.join(ENDINGS)}) nor the folder of a run")
     network, *_ = load_network(source)
     return network.net.state_dict()
 
@@ -81,54 +81,10 @@ def _read_embedded(architecture: str) -> dict[str, Tensor]:
     if architecture not in EMBEDDED:
         raise ConfigError(
             f"no ImageNet weights of {architecture} are embedded (only {', '.join(EMBEDDED)}); "
-            "set model.weights to a .safetensors or .pth file"
+            "set model.weights to official where weights are published, or to a .safetensors or .pth file"
         )
     asset = files("raytrain_xai.data") / "assets" / EMBEDDED[architecture]
-    return _parse_safetensors(asset.read_bytes(), "imagenet")
-
-
-def _parse_safetensors(data: bytes, source: str) -> dict[str, Tensor]:
-    from safetensors import SafetensorError
-    from safetensors.torch import load
-
-    try:
-        return load(data)
-    except SafetensorError as error:
-        raise CheckpointError(
-            f"{source} is truncated or not a safetensors file ({len(data)} bytes; {error}); copy or download it again"
-        ) from error
-
-
-def _parse_torch(data: bytes, source: str) -> Any:
-    try:
-        return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise CheckpointError(
-            f"{source} holds more than tensors, and unpickling it could run code; refused. Convert it where you trust "
-            "it: safetensors.torch.save_file(model.state_dict(), 'weights.safetensors')"
-        ) from error
-    except Exception as error:  # the reader fails on damaged bytes with whatever its position leads to
-        raise CheckpointError(
-            f"{source} is truncated or not a PyTorch file ({len(data)} bytes; {type(error).__name__}); "
-            "copy or download it again"
-        ) from error
-
-
-def _plain_tensors(loaded: Any, source: str) -> dict[str, Tensor]:
-    """The state dict inside what a training script saved."""
-    container = next((key for key in CONTAINERS if isinstance(loaded, Mapping) and key in loaded), None)
-    state = loaded if container is None else loaded[container]
-    if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
-        kind = type(state).__name__
-        raise CheckpointError(f"{source} holds no state dict (found {kind}); save model.state_dict()")
-    return {str(key): value for key, value in state.items()}
-
-
-def _without_prefix(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    for prefix in PREFIXES:
-        if state and all(key.startswith(prefix) for key in state):
-            state = {key.removeprefix(prefix): value for key, value in state.items()}
-    return state
+    return parse_state_dict(asset.read_bytes(), asset.name, source="imagenet")
 
 
 def _without_foreign_head(state: dict[str, Tensor], network: Network, source: str) -> dict[str, Tensor]:
@@ -147,7 +103,12 @@ def _without_foreign_head(state: dict[str, Tensor], network: Network, source: st
     return body | {key: own[key] for key in classifier_keys(network)}
 
 
-def _check_fit(state: Mapping[str, Tensor], network: Network, source: str) -> None:
+def check_fit(state: Mapping[str, Tensor], network: Network, source: str) -> None:
+    """Check that a state dict has the keys and shapes of a network; batch counters may be absent.
+
+    Raises:
+        CheckpointError: it has not; names the first keys.
+    """
     own = network.net.state_dict()
     missing = [key for key in own if key not in state and not key.endswith("num_batches_tracked")]
     unexpected = sorted(key for key in state if key not in own)  # safetensors keeps no order

@@ -220,11 +220,12 @@ def test_files_without_a_state_dict_are_refused(tmp_path: Path) -> None:
 
 
 def test_wrong_addresses_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match=r"no weights at .*absent.pth; give imagenet, a .safetensors or .pth"):
+    with pytest.raises(CheckpointError, match=r"no weights at .*absent.pth; give official, imagenet, a .safetensors"):
         load_weights(tiny(), str(tmp_path / "absent.pth"))
     (tmp_path / "w.onnx").write_bytes(b"x")
     with pytest.raises(
-        ConfigError, match=r"w.onnx is neither a .safetensors, .pth or .pt file nor the folder of a run"
+        ConfigError,
+        match=r"w.onnx is neither a file of weights \(.safetensors, .pth, .pt, .pth.tar, .ckpt\) nor the folder",
     ):
         load_weights(tiny(), str(tmp_path / "w.onnx"))
     with pytest.raises(
