@@ -20,7 +20,7 @@ from raytrain_xai.attribution.explanation_image import explanation_image
 from raytrain_xai.attribution.tapped import TappedPass, contract_channels, tapped_pass
 from raytrain_xai.checkpoint import checkpoint_name, load_network
 from raytrain_xai.config import RunConfig
-from raytrain_xai.data.transforms import Sample, resize
+from raytrain_xai.data.transforms import centre_image
 from raytrain_xai.errors import CheckpointError, ConfigError, DataError
 from raytrain_xai.guidance.postprocess import localise_map
 from raytrain_xai.models.bcos_layers import LogitLayer
@@ -92,13 +92,15 @@ class Explainer:
         layer: tap at which attributions are taken.
         intgrad_steps: integration steps of ``intgrad``.
         origin: where the weights came from, for the records that callers keep.
+        shorter: side to which the shorter one is scaled before the central square of ``image_size`` is cut out; None
+            squeezes pictures to a square.
     Raises:
         ConfigError: method or layer do not fit the network, or the number of class names does not.
     """
 
     def __init__(
         self, network: Network, *, classes: Sequence[str], image_size: int, method: str, layer: str,
-        intgrad_steps: int = 8, origin: str = "",
+        intgrad_steps: int = 8, origin: str = "", shorter: int | None = None,
     ) -> None:  # fmt: skip
         check_attribution(network, method, layer)
         if len(classes) != network.num_classes:
@@ -110,6 +112,7 @@ class Explainer:
         self.layer = layer
         self.intgrad_steps = intgrad_steps
         self.origin = origin
+        self.shorter = shorter
 
     @classmethod
     def load(cls, run: str, *, which: str = "selected", device: torch.device | str = "cpu") -> Self:
@@ -138,6 +141,7 @@ class Explainer:
             layer=config.guidance.layer,
             intgrad_steps=config.guidance.intgrad_steps,
             origin=origin,
+            shorter=config.data.eval_resize,
         )
 
     def __call__(
@@ -207,7 +211,9 @@ class Explainer:
         return {
             "image_size": self.image_size,
             "layout": "(B, 3, H, W) uint8, RGB",
-            "resize": "bilinear with antialiasing to image_size x image_size, aspect ratio ignored",
+            "resize": "bilinear with antialiasing to image_size x image_size, aspect ratio ignored"
+            if self.shorter is None
+            else f"bilinear with antialiasing, shorter side to {self.shorter}; then the central image_size x image_size",
         }
 
     @property
@@ -226,14 +232,23 @@ class Explainer:
         return self.classes.index(name)
 
     def prepare(self, images: Tensor | Sequence[Image.Image]) -> Tensor:
-        """(B, 3, S, S) uint8 on the network's device, resized as the data set's images are (aspect ratio ignored)."""
+        """(B, 3, S, S) uint8 on the network's device, resized as the data set's images are."""
         if isinstance(images, Tensor):
             if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] != 3:
                 raise DataError(f"expected (B, 3, H, W) uint8 images, got {tuple(images.shape)} {images.dtype}")
             pictures = list(images.cpu())
         else:
             pictures = [torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1) for image in images]
-        return torch.stack([_resize(picture, self.image_size) for picture in pictures]).to(self.device)
+        views = [centre_image(picture, self.image_size, self.shorter) for picture in pictures]
+        return torch.stack(views).to(self.device)
+
+    def visible(self, picture: Image.Image) -> Image.Image:
+        """The part of a picture that the network sees, at its own resolution: what maps are to be laid over."""
+        if self.shorter is None:
+            return picture
+        side = min(picture.size) * self.image_size / self.shorter
+        left, top = (picture.width - side) / 2, (picture.height - side) / 2
+        return picture.crop((round(left), round(top), round(left + side), round(top + side)))
 
     @torch.no_grad()
     def _forward(self, images: Tensor) -> TappedPass:
@@ -278,12 +293,6 @@ class Explainer:
 def available_device() -> torch.device:
     """The first CUDA device when there is one, else the CPU."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-
-
-def _resize(picture: Tensor, size: int) -> Tensor:
-    """(3, H, W) uint8 -> (3, size, size), by the code that prepares the images of a data set."""
-    none = torch.zeros(0, dtype=torch.int64)
-    return resize(Sample(picture, torch.zeros(0, 4), none, None), size).image
 
 
 def _logit_bias(network: Network) -> float:

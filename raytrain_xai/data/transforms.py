@@ -95,6 +95,12 @@ def centre(sample: Sample, size: int, shorter: int | None) -> Sample:
     )
 
 
+def centre_image(image: Tensor, size: int, shorter: int | None) -> Tensor:
+    """:func:`centre` of an image without annotation; (3, H, W) uint8 -> (3, size, size)."""
+    no_boxes = torch.zeros(0, 4)
+    return centre(Sample(image, no_boxes, no_boxes[:, 0].long(), None), size, shorter).image
+
+
 def augment(sample: Sample, how: Augmentation, size: int, key: tuple[int, ...]) -> Sample:
     """Change at random, and scale to ``size`` x ``size``.
 

@@ -81,7 +81,7 @@ def write_explanations(
     for file, picture, explanation in _explained(explainer, files, names, top):
         stem = stems[len(images)]
         written = [
-            _write_class(out, f"{stem}.{class_stems[explained.index]}", picture, explained)
+            _write_class(out, f"{stem}.{class_stems[explained.index]}", explainer.visible(picture), explained)
             for explained in explanation.classes
         ]
         images.append(_image_record(file, picture, explainer.classes, explanation, written))

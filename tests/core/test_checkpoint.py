@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from torch import Tensor
 
 from raytrain_xai import checkpoint as module
 from raytrain_xai.checkpoint import (
+    EMA,
     MANIFEST,
     MODEL,
     OPTIMIZER,
@@ -60,6 +62,19 @@ def test_what_is_written_is_read_back_bit_by_bit(parent: Location) -> None:
     assert same(loaded.model, expected.model)
     assert same(loaded.optimizer, expected.optimizer)
     assert (loaded.step, loaded.state) == (12, expected.state)
+
+
+def test_an_average_is_kept_beside_the_weights_and_is_what_is_measured(parent: Location) -> None:
+    average = {name: value + 1 for name, value in example(12).model.items()}
+    folder = write_checkpoint(parent, replace(example(12), ema=average), lambda: None)
+    loaded = read_checkpoint(folder)
+    assert same(loaded.model, example(12).model) and same(loaded.ema, average)
+    assert loaded.measured is loaded.ema
+    (Path(folder.path) / EMA).unlink()
+    with pytest.raises(CheckpointError, match="ema.safetensors is missing"):
+        read_checkpoint(folder)
+    plain = read_checkpoint(locate(str(write(parent, 13))))
+    assert plain.ema == {} and plain.measured is plain.model
 
 
 def test_optimiser_state_is_not_read_when_not_needed(parent: Location) -> None:

@@ -47,6 +47,13 @@ def test_overrides_are_typed_and_nested(tmp_path: Path) -> None:
         ("batch_size=10", ["batch_size 10", "workers x accumulate = 3"]),
         ("name=../up", ["name", "../up"]),
         ("data.augment=crop", ["cache_decoded", "augment=crop"]),
+        ("data.eval_resize=200", ["eval_resize 200", "square of 224"]),
+        ("optim={warmup_steps: 1, warmup_epochs: 1}", ["warmup_steps and warmup_epochs", "choose one"]),
+        ("optim={clip_norm: 1, agc: 0.01}", ["clip_norm and agc", "choose one"]),
+        ("mixing.cutmix_alpha=1", ["mixing needs pairs", "3 images"]),
+        ("loss.name=cross_entropy", ["F1 is decided at logit 0", "best_accuracy or last"]),
+        ("loss.name=bec", ["loss.name", "'bce', 'off_label_bce' or 'cross_entropy'"]),
+        ("ema.decay=1", ["ema.decay", "less than 1"]),
         ("evaluation.iou_threshold=.33", ["evaluation.iou_threshold", ".05, .10", "0.33"]),
         ("epochs", ["'epochs' is not KEY=VALUE"]),
         ("epochs.x=1", ["epochs is a value"]),
@@ -73,3 +80,12 @@ def test_missing_keys_and_files(tmp_path: Path) -> None:
     (tmp_path / "bad.yaml").write_text("a: [\n")
     with pytest.raises(ConfigError, match="not valid YAML"):
         load_config(tmp_path / "bad.yaml")
+
+
+@pytest.mark.parametrize(
+    "section", [{"mixing": {"mixup_alpha": 0.2}}, {"data": {"path": "d", "policy": "randaugment"}}]
+)
+def test_guidance_refuses_images_that_leave_their_boxes(section: dict[str, object]) -> None:
+    parse_config(MINIMAL | section)
+    with pytest.raises(ConfigError, match="boxes do not follow.*guidance.weight=0"):
+        parse_config(MINIMAL | section | {"guidance": {"weight": 0.1}})

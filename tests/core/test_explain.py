@@ -185,3 +185,20 @@ def test_broken_weights_are_named(images: Tensor) -> None:
     next(subject.network.parameters()).fill_(float("nan"))
     with pytest.raises(CheckpointError, match="non-finite"):
         subject(images)
+
+
+def test_pictures_are_cut_as_evaluation_cuts_them() -> None:
+    """90 x 60, shorter side to 40: 60 x 40. The network sees the middle 32 x 32, which is 48 x 48 at full size."""
+    cutting = Explainer(
+        network("bcos_resnet_tiny"), classes=CLASSES, image_size=SIZE, method="bcos", layer="Input", shorter=40
+    )
+    picture = Image.effect_noise((90, 60), 80).convert("RGB")
+    assert cutting.visible(picture).size == (48, 48)
+    assert np.array_equal(np.array(cutting.visible(picture)), np.array(picture)[6:54, 21:69])
+    framed = picture.copy()
+    framed.paste((255, 0, 0), (0, 0, 15, 60))  # outside of what it sees
+    assert torch.equal(cutting.prepare([picture]), cutting.prepare([framed]))
+    assert "shorter side to 40" in cutting.preprocessing["resize"]
+    squeezing = explainer("bcos_resnet_tiny", "bcos", "Input")
+    assert squeezing.visible(picture) is picture
+    assert not torch.equal(squeezing.prepare([picture]), squeezing.prepare([framed]))

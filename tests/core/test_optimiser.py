@@ -25,6 +25,36 @@ def test_constant_rate() -> None:
     assert {learning_rate(OptimConfig(lr=0.3), step, 10, 1) for step in range(10)} == {0.3}
 
 
+def test_warm_up_and_cosine_are_torchs() -> None:
+    """LinearLR from 1 % over 5 steps, then CosineAnnealingLR: the schedule of the published recipes, step by step."""
+    config = OptimConfig(lr=0.2, schedule="cosine", warmup_epochs=0.5, warmup_start=0.01)
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=0.2)
+    warm_up = torch.optim.lr_scheduler.LinearLR(optimizer, start_factor=0.01, total_iters=5)
+    cosine = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=25)
+    expected = []
+    for step in range(30):
+        expected.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        (warm_up if step < 5 else cosine).step()
+    assert [learning_rate(config, step, 30, 10) for step in range(30)] == pytest.approx(expected, rel=1e-9)
+
+
+def test_steps_of_the_rate_count_epochs_of_the_run() -> None:
+    """A tenth every two epochs of three steps; the warm-up takes its time from the first of them."""
+    config = OptimConfig(lr=1.0, schedule="step", step_epochs=2, warmup_steps=2)
+    rates = [learning_rate(config, step, 15, 3) for step in range(15)]
+    assert rates == pytest.approx([0.5, 1, 1, 1, 1, 1] + [0.1] * 6 + [0.01] * 3)
+
+
+def test_adaptive_clipping_is_relative_to_the_weights() -> None:
+    weight = nn.Parameter(torch.tensor([[3.0, 4.0], [0.3, 0.4]]))
+    config = OptimConfig(name="sgd", lr=1.0, agc=0.01)
+    optimizer = build_optimiser([weight], config)
+    weight.grad = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
+    apply_gradients(optimizer, config, 1.0, torch.tensor(2.0))
+    torch.testing.assert_close(weight.detach(), torch.tensor([[2.95, 4.0], [0.3, 0.395]]))
+
+
 @pytest.mark.parametrize(("clip_norm", "moved"), [(None, 5.0), (10.0, 5.0), (1.0, 1.0)])
 def test_clipping_bounds_the_norm_of_the_update(clip_norm: float | None, moved: float) -> None:
     """Gradient (3, 4) has norm 5; one SGD step at rate 1 moves by the clipped norm."""

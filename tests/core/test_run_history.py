@@ -71,3 +71,15 @@ def test_position_counts_and_survives_json() -> None:
     assert (position.step, position.epoch, position.step_in_epoch) == (3, 1, 1)
     assert position.history == (Evaluated(2, 1, {"f1": 0.5}),)
     assert Position.from_json(position.to_json() | {"other": 1}) == position
+
+
+def test_selection_by_accuracy_protects_what_it_selects() -> None:
+    """F1 says 10, accuracy says 20."""
+    points = tuple(
+        Evaluated(step, step // 10, {"f1": f1, "accuracy": accuracy})
+        for step, f1, accuracy in ((10, 0.9, 0.1), (20, 0.2, 0.8), (30, 0.3, 0.7))
+    )
+    by_accuracy = EvaluationConfig(select="best_accuracy")
+    assert selected(points, by_accuracy).step == 20
+    assert protected_steps(points, by_accuracy) == {10, 20}
+    assert protected_steps(points, EvaluationConfig()) == {10}

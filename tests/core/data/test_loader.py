@@ -19,12 +19,15 @@ from raytrain_xai.errors import DataError
 from raytrain_xai.types import Batch
 
 
-def make_config(path: str, *, batch_size: int = 16, accumulate: int = 1, fraction: float = 1.0, **data) -> RunConfig:
+def make_config(
+    path: str, *, batch_size: int = 16, accumulate: int = 1, fraction: float = 1.0, mixup: float = 0.0, **data
+) -> RunConfig:
     return parse_config(
         {
             "name": "test", "epochs": 1, "seed": 5, "batch_size": batch_size, "accumulate": accumulate,
             "data": {"path": path, "image_size": 32, "shuffle_window": 64, **data},
             "model": {"name": "resnet18"}, "guidance": {"annotated_fraction": fraction},
+            "mixing": {"mixup_alpha": mixup},
         }
     )  # fmt: skip
 
@@ -204,3 +207,45 @@ def test_an_epoch_reads_each_row_group_once(birds: str, monkeypatch: pytest.Monk
     monkeypatch.setattr("raytrain_xai.data.dataset.read_columns", counted)
     list(data.epoch(0))
     assert sorted(read) == [0, 0, 1]  # 90 rows are two groups, 60 are one
+
+
+def test_repeated_samples_come_in_one_step_each_augmented_anew(birds: str) -> None:
+    config, info = make_config(birds, repeats=4, augment="crop"), open_dataset(birds)
+    steps = list(training_batches(config, info, 0, rank=0, world_size=1))
+    assert len(steps) == 9, "as many as without repeats"
+    for batch in steps:
+        rows, counts = batch.index.unique(return_counts=True)
+        assert counts.tolist() == [4, 4, 4, 4] or (len(rows) <= 6 and counts.sum() == 16)  # 150 is no multiple of 16
+        copies = batch.images[batch.index == rows[counts == 4][0]]
+        assert len({copy.numpy().tobytes() for copy in copies}) == 4
+    ranks = [list(training_batches(config, info, 0, rank=rank, world_size=2)) for rank in range(2)]
+    for step, shares in enumerate(zip(*ranks, strict=True)):
+        together = torch.cat([share.images for share in shares]).flatten(1).tolist()
+        assert sorted(together) == sorted(steps[step].images.flatten(1).tolist()), "whoever makes a copy makes the same"
+
+
+def test_pairs_to_mix_are_the_same_for_any_number_of_workers(birds: str) -> None:
+    info = open_dataset(birds)
+
+    def pairs(accumulate: int, world_size: int) -> list[set[tuple[int, int]]]:
+        config = make_config(birds, accumulate=accumulate, mixup=0.2)
+        parts = [training_batches(config, info, 0, rank=rank, world_size=world_size) for rank in range(world_size)]
+        found: list[set[tuple[int, int]]] = [set() for _ in range(9)]
+        for part in parts:
+            for number, batch in enumerate(part):
+                found[number // accumulate] |= {(a, b) for a, b in batch.index.view(-1, 2).tolist()}
+        return found
+
+    assert pairs(1, 1) == pairs(2, 1) == pairs(2, 2) == pairs(1, 4)
+
+
+def test_training_and_evaluation_may_differ_in_size(birds: str) -> None:
+    config, info = make_config(birds, train_size=40), open_dataset(birds)
+    batch = next(iter(training_batches(config, info, 0, rank=0, world_size=1)))
+    assert batch.images.shape[2:] == (40, 40)
+    squeezed = next(iter(evaluation_batches(birds, "val", 32, 4)))
+    cut = next(iter(evaluation_batches(birds, "val", 32, 4, shorter=36)))
+    assert cut.images.shape == squeezed.images.shape == (4, 3, 32, 32)
+    assert not torch.equal(cut.images, squeezed.images)
+    ids = cut.index.tolist()
+    assert torch.equal(load_samples(birds, "val", ids, 32, shorter=36)[0].images, cut.images)

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from raytrain_xai.data.sampling import epoch_order, evaluation_plan, training_plan
+from raytrain_xai.data.sampling import epoch_order, evaluation_plan, repeated, training_plan
 from raytrain_xai.errors import DataError
 
 SHARDS = (40, 40, 13, 7)
@@ -80,3 +80,37 @@ def test_evaluation_sees_every_row_once(n: int, world_size: int) -> None:
     rows = [int(i) for share in plans for plan in share for i in plan.indices]
     assert rows == list(range(n))
     assert all(0 < len(plan.indices) <= 4 for share in plans for plan in share)
+
+
+@pytest.mark.parametrize("parts", [1, 2, 4])
+def test_pairs_stay_together_whatever_the_parts(parts: int) -> None:
+    order = epoch_order(SHARDS, 32, 0, 0)
+    steps = training_plan(order, np.arange(100) % 3 == 0, batch_size=16, parts=parts, epoch=0, paired=True)
+    expected = {frozenset(pair) for pair in order[:96].reshape(-1, 2).tolist()}
+    plans = [plan for step in steps for plan in step]
+    assert {frozenset(pair) for plan in plans for pair in plan.indices.reshape(-1, 2).tolist()} == expected
+    assert {len(plan.indices) for plan in plans} == {16 // parts}
+
+
+def test_repeated_rows_share_a_step_and_the_epoch_keeps_its_length() -> None:
+    order = np.random.default_rng(0).permutation(100)
+    rows, times = repeated(order, 4, 20, seed=0, epoch=1)
+    assert len(rows) == len(times) == 100
+    for start in range(0, 100, 20):
+        drawn = list(zip(rows[start : start + 20].tolist(), times[start : start + 20].tolist(), strict=True))
+        first = start // 4
+        assert sorted(drawn) == sorted((int(row), time) for row in order[first : first + 5] for time in range(4))
+    again, _ = repeated(order, 4, 20, seed=0, epoch=2)
+    assert not np.array_equal(rows, again)
+    assert np.array_equal(rows[:20], repeated(order, 4, 20, seed=0, epoch=1)[0][:20])
+
+
+def test_repetitions_travel_with_their_rows() -> None:
+    rows, times = repeated(np.arange(40), 2, 8, seed=0, epoch=0)
+    known = {(int(row), int(time)) for row, time in zip(rows, times, strict=True)}
+    steps = training_plan(rows, np.arange(40) % 5 == 0, batch_size=8, parts=2, epoch=0, repetition=times)
+    dealt: list[tuple[int, int]] = []
+    for plan in (plan for step in steps for plan in step):
+        assert plan.repetition is not None
+        dealt += zip(plan.indices.tolist(), plan.repetition.tolist(), strict=True)
+    assert len(dealt) == 40 and set(dealt) == known

@@ -12,6 +12,7 @@ from raytrain_xai.guidance.classification import (
     group_accuracy,
     mean_average_precision,
     micro_scores,
+    top_accuracy,
 )
 
 
@@ -62,3 +63,11 @@ def test_accuracy_by_class_and_group() -> None:
     groups = torch.tensor([0, 0, 2, -1, 2])
     assert class_accuracy(scores, labels) == 3 / 5
     assert group_accuracy(scores, labels, groups, 4) == [0.5, None, 0.5, None]
+
+
+def test_top_accuracy_by_hand() -> None:
+    """The class of the rows is ranked first, second and third of four."""
+    scores = torch.tensor([[4.0, 1.0, 2.0, 3.0], [4.0, 1.0, 2.0, 3.0], [4.0, 1.0, 2.0, 3.0]])
+    labels = torch.eye(4, dtype=torch.bool)[[0, 3, 2]]
+    assert [top_accuracy(scores, labels, k) for k in (1, 2, 3, 4)] == [1 / 3, 2 / 3, 1.0, 1.0]
+    assert top_accuracy(scores, labels, 1) == class_accuracy(scores, labels)

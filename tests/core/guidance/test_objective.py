@@ -9,7 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from raytrain_xai.config import GuidanceConfig
+from raytrain_xai.classify.losses import classification_loss
+from raytrain_xai.classify.mixing import mix_pairs
+from raytrain_xai.config import GuidanceConfig, LossConfig, MixingConfig
 from raytrain_xai.guidance.losses import energy_loss
 from raytrain_xai.guidance.objective import GuidanceObjective, draw_target
 from raytrain_xai.models.network import Network
@@ -138,3 +140,21 @@ def test_drawn_class_is_positive_uniform_and_depends_on_seed_step_and_sample_onl
     for other in (draw_target(labels, index, seed=4, step=11), draw_target(labels, index, seed=3, step=12)):
         assert 0.5 < (other != target).float().mean() < 0.8  # 2/3 where draws are independent
     assert torch.equal(draw_target(torch.zeros(2, 5), index[:2], seed=0, step=0), torch.zeros(2, dtype=torch.int64))
+
+
+def test_mixing_is_for_training_and_its_labels_go_into_the_chosen_loss() -> None:
+    network, batch = bcos_network(), make_batch(6, [])
+    mixing = MixingConfig(mixup_alpha=0.4, cutmix_alpha=1.0)
+    loss = LossConfig(name="off_label_bce", label_smoothing=0.1)
+    objective = GuidanceObjective(network, GuidanceConfig(), 3, loss, mixing)
+    network.eval()  # statistics stay; the objective itself is in training mode
+    images, labels = mix_pairs(
+        batch.images.double() / 255, batch.labels, batch.index, mixup_alpha=0.4, cutmix_alpha=1.0, seed=3, step=8
+    )
+    expected = classification_loss(network(images), labels, "off_label_bce", 0.1) / 6
+    torch.testing.assert_close(objective(batch, 8, 1).loss, expected)
+    assert (expected - objective(batch, 9, 1).loss).abs() > 1e-6, "drawn anew at every step"
+    parts = [objective(part_of(batch, rows), 8, 2).loss for rows in ([2, 3, 4, 5], [0, 1])]
+    torch.testing.assert_close(sum(parts) / 2, expected)
+    unmixed = classification_loss(network(batch.images), batch.labels, "off_label_bce", 0.1) / 6
+    torch.testing.assert_close(objective.eval()(batch, 8, 1).loss, unmixed)
