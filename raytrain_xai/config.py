@@ -18,6 +18,7 @@ from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from raytrain_xai.errors import ConfigError
 from raytrain_xai.sections import (
+    BcosifyConfig,
     CheckpointConfig,
     DataConfig,
     EmaConfig,
@@ -33,6 +34,7 @@ from raytrain_xai.sections import (
 )
 
 __all__ = [
+    "BcosifyConfig",
     "CheckpointConfig",
     "DataConfig",
     "EmaConfig",
@@ -75,6 +77,8 @@ class RunConfig(Section):
     mixing: MixingConfig = MixingConfig()
     ema: EmaConfig = EmaConfig()
     guidance: GuidanceConfig = GuidanceConfig()
+    bcosify: BcosifyConfig | None = None
+    """Start from a plain network and learn its features; for models named ``bcosified_*``."""
     evaluation: EvaluationConfig = EvaluationConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
     tracking: TrackingConfig = TrackingConfig()
@@ -108,6 +112,16 @@ class RunConfig(Section):
                 "boxes do not follow images that are mixed or bent: set guidance.weight=0, or mixup_alpha, "
                 "cutmix_alpha and data.policy off"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _bcosify_fits(self) -> Self:
+        if self.bcosify is None:
+            return self
+        if not self.model.name.startswith("bcosified_"):
+            raise ValueError(f"bcosify needs a model named bcosified_*, got model.name={self.model.name}")
+        if self.mixing.is_on:
+            raise ValueError("the teacher of bcosify sees images as they are; set mixup_alpha and cutmix_alpha off")
         return self
 
 

@@ -70,7 +70,8 @@ class ModelConfig(Section):
     name: str
     """Architecture, see ``raytrain_xai.models.zoo.MODEL_NAMES``."""
     weights: str | None = None
-    """``imagenet`` (embedded SqueezeNet), a file (.safetensors, .pth), a run folder, or nothing (random)."""
+    """``official`` (published, see ``raytrain-xai models info``), ``imagenet`` (embedded SqueezeNet), a file, a run
+    folder, or nothing (random)."""
     norm_statistics: Literal["batch", "frozen"] = "frozen"
     """batch: normalisation statistics of the batch, over all workers; frozen: the stored ones (pretrained networks)."""
     stochastic_depth: float | None = Field(default=None, ge=0, lt=1)
@@ -147,6 +148,21 @@ class GuidanceConfig(Section):
     reduction: Literal["sum", "mean"] = "sum"
     """Over the annotated images of a step: sum as in the paper, or mean (weight independent of batch and budget)."""
     intgrad_steps: int = Field(default=8, ge=1, le=512)
+
+
+class BcosifyConfig(Section):
+    """B-cosification: the start is the plain network unless ``model.weights`` is given."""
+
+    weights: str = "imagenet"
+    """Of the plain network, as ``model.weights``; it gives the start, and its features teach."""
+    fold: Literal["exact", "halves"] = "exact"
+    """First filters, for six channels: exact takes in the normalisation of the input; halves (w/2, -w/2) compares."""
+    calibration_images: int = Field(default=64, ge=0)
+    """Training images from which the gains are set; 0 leaves them at 1."""
+    distil_weight: float = Field(default=0.4, ge=0)
+    """Factor of the distance between the features and those of the plain network."""
+    distil_epochs: int = Field(default=3, ge=0)
+    """Epochs at the start in which only the features learn."""
 
 
 class EvaluationConfig(Section):

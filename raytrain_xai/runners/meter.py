@@ -12,8 +12,8 @@ from raytrain_xai.runners.collective import sum_over_workers
 from raytrain_xai.runners.session import Worker
 from raytrain_xai.types import Batch
 
-SUMS = ("loss", "cls_sum", "count", "loc_sum", "guided_count", "empty_maps_sum")
-"""What a step adds up: the loss as differentiated, and the sums of ``GuidanceObjective``."""
+SUMS = ("loss", "cls_sum", "count", "loc_sum", "guided_count", "empty_maps_sum", "distil_sum")
+"""What a step adds up: the loss as differentiated, and the sums of the objective."""
 
 
 class Meter:
@@ -53,9 +53,9 @@ class Meter:
         """Means over the samples of all workers since the last reading, at optimiser step ``step``. A collective.
 
         Returns:
-            loss (as differentiated), cls, loc and empty_maps (share of guided maps without positive part) where there
-            is guidance, images_per_s over all workers, input_wait (share of this worker's time spent waiting for
-            data), seconds_left to the end of training.
+            loss (as differentiated), cls, distil where features are distilled, loc and empty_maps (share of guided
+            maps without positive part) where there is guidance, images_per_s over all workers, input_wait (share of
+            this worker's time spent waiting for data), seconds_left to the end of training.
         """
         totals = dict(zip(SUMS, sum_over_workers(self._totals).tolist(), strict=True))
         now, steps = time.monotonic(), step - self._read_at_step
@@ -67,6 +67,8 @@ class Meter:
         if totals["guided_count"]:
             values["loc"] = totals["loc_sum"] / totals["guided_count"]
             values["empty_maps"] = totals["empty_maps_sum"] / totals["guided_count"]
+        if totals["distil_sum"]:
+            values["distil"] = totals["distil_sum"] / totals["count"]
         values["images_per_s"] = totals["count"] / elapsed
         values["input_wait"] = self._waited / elapsed
         per_step = (now - self._started_at) / (step - self._first_step)

@@ -11,9 +11,12 @@ from raytrain_xai.attribution.attribute import check_attribution
 from raytrain_xai.config import RunConfig
 from raytrain_xai.data.dataset import DatasetInfo, StoredSplit, open_dataset
 from raytrain_xai.errors import ConfigError, DataError
+from raytrain_xai.guidance.distillation import TAP
 from raytrain_xai.models.network import Network
 from raytrain_xai.models.stochastic_depth import set_stochastic_depth
+from raytrain_xai.models.weights import is_named
 from raytrain_xai.models.zoo import build_network
+from raytrain_xai.runners.objective import build_plain
 from raytrain_xai.runners.tracking import check_mlflow
 from raytrain_xai.storage import locate
 
@@ -21,10 +24,14 @@ from raytrain_xai.storage import locate
 def resolve_paths(config: RunConfig) -> RunConfig:
     """The same configuration with absolute local paths: Ray workers have a working directory of their own."""
     weights = config.model.weights
-    if weights is not None and weights != "imagenet":
+    if weights is not None and not is_named(weights):
         weights = _absolute(weights)
+    bcosify = config.bcosify
+    if bcosify is not None and not is_named(bcosify.weights):
+        bcosify = bcosify.model_copy(update={"weights": _absolute(bcosify.weights)})
     return config.model_copy(
         update={
+            "bcosify": bcosify,
             "storage": _absolute(config.storage),
             "data": config.data.model_copy(update={"path": _absolute(config.data.path)}),
             "model": config.model.model_copy(update={"weights": weights}),
@@ -54,11 +61,15 @@ def check_run(config: RunConfig, *, is_new: bool) -> DatasetInfo:
         weights=config.model.weights if is_new else None,
         norm_statistics=config.model.norm_statistics,
     )
-    if is_new and config.model.weights is None and network.frozen_norms and network.norms():
+    starts_at_random = is_new and config.model.weights is None and config.bcosify is None
+    if starts_at_random and network.frozen_norms and network.norms():
         raise ConfigError(
             f"model.norm_statistics=frozen keeps the statistics that come with pretrained weights, but {network.name} "
             "starts from random ones; set model.norm_statistics=batch or give model.weights"
         )
+    if is_new and config.bcosify is not None:
+        build_plain(network, config.bcosify)  # its weights can be read
+        network.depth(TAP)
     if config.model.stochastic_depth is not None:
         set_stochastic_depth(network.net, config.model.stochastic_depth)
     method = config.guidance.attribution or network.default_attribution

@@ -26,7 +26,6 @@ from raytrain_xai.config import RunConfig
 from raytrain_xai.data.dataset import DatasetInfo
 from raytrain_xai.data.loader import evaluation_batches
 from raytrain_xai.guidance.evaluate import EvaluationState, evaluate, summarise
-from raytrain_xai.guidance.objective import GuidanceObjective
 from raytrain_xai.models.network import Network
 from raytrain_xai.models.stochastic_depth import set_stochastic_depth
 from raytrain_xai.models.weights import load_weights
@@ -35,6 +34,7 @@ from raytrain_xai.optimizer_state import load_optimizer_tensors, optimizer_tenso
 from raytrain_xai.run_folder import CHECKPOINTS, PARETO, claim_attempt, run_location, write_json
 from raytrain_xai.runners.collective import broadcast_json, gather_tensors, is_distributed
 from raytrain_xai.runners.history import Position, front_record, protected_steps
+from raytrain_xai.runners.objective import build_objective
 from raytrain_xai.runners.optimiser import build_optimiser, num_warmup_steps
 from raytrain_xai.runners.tracking import Publish, Tracker
 
@@ -95,7 +95,7 @@ def build_session(worker: Worker, config: RunConfig, info: DatasetInfo) -> Sessi
         network.net.to(memory_format=torch.channels_last)
     if config.model.stochastic_depth is not None:
         set_stochastic_depth(network.net, config.model.stochastic_depth)
-    model: nn.Module = GuidanceObjective(network, config.guidance, config.seed, config.loss, config.mixing)
+    model: nn.Module = build_objective(network, config, info)
     if is_distributed():
         # The whole loss is inside the wrapped forward: one forward and one backward per part, so that second-order
         # terms are reduced too. Neither static_graph nor find_unused_parameters may be set with them.
