@@ -26,10 +26,17 @@ def bench_names() -> list[str]:
 @click.argument("names", nargs=-1, type=click.Choice(bench_names()))
 @click.option("--device", default="cpu", show_default=True, help="cpu, or cuda to time with events.")
 @click.option("--rounds", default=5, show_default=True, type=click.IntRange(1), help="Interleaved rounds.")
-def main(names: tuple[str, ...], device: str, rounds: int) -> None:
+@click.option(
+    "--keep-memory/--default-allocator",
+    default=True,
+    show_default=True,
+    help="Let the C allocator keep what is freed, or measure its page faults too, as in an ordinary process.",
+)
+def main(names: tuple[str, ...], device: str, rounds: int, keep_memory: bool) -> None:
     """Run the benches NAMES (all of them without any)."""
     torch.set_num_threads(1)
-    keep_freed_memory()
+    if keep_memory:
+        keep_freed_memory()
     options = Options(rounds, torch.device(device))
     click.echo(f"{'bench / case':44} {'value':>8}  {'target':22} {'reached':8} {'error':>8}  detail")
     results: list[Result] = []
