@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+IMAGENET = "imagenet"
 EMBEDDED = {"squeezenet1_1": "squeezenet1_1_imagenet_fp16.safetensors"}
 
 
@@ -48,7 +49,7 @@ def load_weights(network: Network, source: str) -> None:
 
 def read_state_dict(source: str, *, architecture: str) -> dict[str, Tensor]:
     """Read a state dict with public key names (prefixes of wrappers removed); see :func:`load_weights`."""
-    if source == "imagenet":
+    if source == IMAGENET:
         return _read_embedded(architecture)
     if is_official(source):
         weights = find_official(architecture, source)
@@ -61,6 +62,11 @@ def read_state_dict(source: str, *, architecture: str) -> dict[str, Tensor]:
     if at.path.lower().endswith(ENDINGS):
         return parse_state_dict(read_bytes(at), at.path, source)
     return _read_run(at, source)
+
+
+def is_named(source: str) -> bool:
+    """Whether weights are given by name (``imagenet``, ``official``, ``official-long``, ...) and not by an address."""
+    return source == IMAGENET or is_official(source)
 
 
 def classifier_keys(network: Network) -> list[str]:
@@ -84,7 +90,7 @@ def _read_embedded(architecture: str) -> dict[str, Tensor]:
             "set model.weights to official where weights are published, or to a .safetensors or .pth file"
         )
     asset = files("raytrain_xai.data") / "assets" / EMBEDDED[architecture]
-    return parse_state_dict(asset.read_bytes(), asset.name, source="imagenet")
+    return parse_state_dict(asset.read_bytes(), asset.name, source=IMAGENET)
 
 
 def _without_foreign_head(state: dict[str, Tensor], network: Network, source: str) -> dict[str, Tensor]:
