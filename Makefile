@@ -21,7 +21,7 @@ demo: $(STAMP)
 	$(XAI) report $(DEMO)/unguided $(DEMO)/guided-all-boxes $(DEMO)/guided-10-percent --out $(DEMO)/report.html
 
 test: $(STAMP)
-	$(BIN)/pytest
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadgroup
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
