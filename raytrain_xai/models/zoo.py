@@ -10,13 +10,17 @@ DenseNet           end of denseblock1        denseblock2   denseblock3   last no
 VGG                second pooling layer      third         fourth        fifth                   every ReLU or norm,
                                                                                                  every pooling
 ConvNeXt           end of the first group    second        third         fourth                  every block
+simple_vit, vitc   a quarter of the blocks   half          three         last block              every block
+                                                           quarters
+vit (torchvision)  none                      none          none          none                    ``conv_proj``
 squeezenet1_1      ``features.4``, 128       ``.7``, 256   ``.10``, 384  ``.12``, 512 channels   every Fire module
 =================  ========================  ============  ============  ======================  ==================
 
 ``Input`` is the network input, [image, 1 - image] for B-cos and the normalised image otherwise. Further taps have the
 names of their modules, ``layer1.0`` or ``features.denseblock2.denselayer3``. Mid1 to Final have a quarter, 1/8, 1/16
-and 1/32 of the image's side, except in small networks. Mid1 to Mid3 of SqueezeNet are the last values at each
-resolution but the coarsest, where Mid3 lies in the middle.
+and 1/32 of the image's side, except in small networks and in transformers, which keep 1/16 (torchvision's have a class
+token beside the map, see :mod:`.standard_vit`). Mid1 to Mid3 of SqueezeNet are the last values at each resolution but
+the coarsest, where Mid3 lies in the middle.
 """
 
 from __future__ import annotations
@@ -70,7 +74,7 @@ def build_network(
         norm_statistics: frozen keeps normalisation layers on their stored statistics in training too; with random
             weights these are mean 0 and variance 1, so train networks with norms from scratch with batch.
     Raises:
-        ConfigError: unknown name (lists the known ones), no class, or no embedded weights for this architecture.
+        ConfigError: unknown name, no class, or no such weights for this architecture.
         CheckpointError: the weights cannot be read or belong to another architecture.
     """
     if num_classes < 1:
@@ -92,10 +96,10 @@ def find_architecture(name: str) -> Architecture:
     """Look a name up.
 
     Raises:
-        ConfigError: unknown name; lists the known ones.
+        ConfigError: unknown name; suggests similar ones.
     """
     if name in ARCHITECTURES:
         return ARCHITECTURES[name]
-    near = difflib.get_close_matches(name, MODEL_NAMES, n=1)
-    hint = f"did you mean {near[0]}? " if near else ""
-    raise ConfigError(f"unknown model {name!r}; {hint}models: {', '.join(MODEL_NAMES)}")
+    near = difflib.get_close_matches(name, MODEL_NAMES, n=3)
+    hint = f"did you mean {' or '.join(near)}? " if near else ""
+    raise ConfigError(f"unknown model {name!r}; {hint}`raytrain-xai models list` shows all {len(MODEL_NAMES)}")
