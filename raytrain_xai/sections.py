@@ -74,9 +74,8 @@ class ModelConfig(Section):
     folder, or nothing (random)."""
     norm_statistics: Literal["batch", "frozen"] = "frozen"
     """batch: normalisation statistics of the batch, over all workers; frozen: the stored ones (pretrained networks)."""
-    stochastic_depth: float | None = Field(default=None, ge=0, lt=1)
-    """Probability that the last residual block is left out in training, growing linearly from 0 at the first; nothing:
-    that of the architecture."""
+    stochastic_depth: float = Field(default=0.0, ge=0, lt=1)
+    """Probability that the last residual block is left out in training, growing linearly from 0 at the first."""
 
 
 class OptimConfig(Section):

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from raytrain_xai.attribution.attribute import check_attribution
+from raytrain_xai.bcosification import build_plain
 from raytrain_xai.config import RunConfig
 from raytrain_xai.data.dataset import DatasetInfo, StoredSplit, open_dataset
 from raytrain_xai.errors import ConfigError, DataError
@@ -16,7 +17,6 @@ from raytrain_xai.models.network import Network
 from raytrain_xai.models.stochastic_depth import set_stochastic_depth
 from raytrain_xai.models.weights import is_named
 from raytrain_xai.models.zoo import build_network
-from raytrain_xai.runners.objective import build_plain
 from raytrain_xai.runners.tracking import check_mlflow
 from raytrain_xai.storage import locate
 
@@ -70,7 +70,7 @@ def check_run(config: RunConfig, *, is_new: bool) -> DatasetInfo:
     if is_new and config.bcosify is not None:
         build_plain(network, config.bcosify)  # its weights can be read
         network.depth(TAP)
-    if config.model.stochastic_depth is not None:
+    if config.model.stochastic_depth > 0:
         set_stochastic_depth(network.net, config.model.stochastic_depth)
     method = config.guidance.attribution or network.default_attribution
     check_attribution(network, method, config.guidance.layer)

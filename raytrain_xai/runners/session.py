@@ -93,7 +93,7 @@ def build_session(worker: Worker, config: RunConfig, info: DatasetInfo) -> Sessi
     )
     if config.channels_last:
         network.net.to(memory_format=torch.channels_last)
-    if config.model.stochastic_depth is not None:
+    if config.model.stochastic_depth > 0:
         set_stochastic_depth(network.net, config.model.stochastic_depth)
     model: nn.Module = build_objective(network, config, info)
     if is_distributed():

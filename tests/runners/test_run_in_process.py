@@ -15,6 +15,7 @@ import torch
 from raytrain_xai.checkpoint import complete_steps, load_network
 from raytrain_xai.config import RunConfig
 from raytrain_xai.errors import CheckpointError, ConfigError, DataError, RunError
+from raytrain_xai.evaluation import measure_run
 from raytrain_xai.run_folder import claim_attempt
 from raytrain_xai.runners import loop
 from raytrain_xai.runners.history import Evaluated, protected_steps
@@ -26,6 +27,16 @@ SQUEEZENET: dict[str, Any] = {
     "model": {"name": "squeezenet1_1", "weights": "imagenet", "norm_statistics": "frozen"},
     "guidance": {"attribution": "gradcam", "layer": "Final"},
 }  # fine-tuning with Grad-CAM; its dropout draws random numbers
+RECIPE: dict[str, Any] = {
+    "data": {"policy": "randaugment", "erase": 0.5, "repeats": 2, "train_size": 40, "eval_resize": 56},
+    "model": {"stochastic_depth": 0.3},
+    "loss": {"name": "off_label_bce", "label_smoothing": 0.1},
+    "mixing": {"mixup_alpha": 0.2, "cutmix_alpha": 1.0},
+    "optim": {"schedule": "cosine", "warmup_epochs": 0.5, "warmup_start": 0.01, "agc": 0.01},
+    "ema": {"decay": 0.6, "every_steps": 2},
+    "guidance": {"weight": 0},
+    "evaluation": {"select": "best_accuracy"},
+}  # everything that training from scratch adds
 
 
 def ignore(_: dict[str, Any]) -> None:
@@ -59,7 +70,7 @@ def folder(config: RunConfig) -> Path:
 
 def final_files(config: RunConfig, step: int = 6) -> dict[str, bytes]:
     at = folder(config) / "checkpoints" / f"step-{step:08d}"
-    return {name: (at / name).read_bytes() for name in ("model.safetensors", "optimizer.safetensors")}
+    return {file.name: file.read_bytes() for file in at.glob("*.safetensors")}
 
 
 def records(config: RunConfig) -> list[dict[str, Any]]:
@@ -111,8 +122,9 @@ def test_the_logged_loss_is_that_of_the_parts(make_config: MakeConfig) -> None:
         {"accumulate": 2, "optim": {"schedule": "cosine", "clip_norm": 0.5}},
         {"precision": "bfloat16", "channels_last": True, "data": {"num_loader_workers": 1}},
         SQUEEZENET,
+        RECIPE,
     ],
-    ids=["accumulated", "bfloat16", "squeezenet"],
+    ids=["accumulated", "bfloat16", "squeezenet", "recipe"],
 )
 @pytest.mark.parametrize("step", [1, 3, 4])
 def test_a_run_that_was_killed_ends_with_the_same_bits(
@@ -284,6 +296,29 @@ def test_the_stored_network_is_the_one_that_was_measured(make_config: MakeConfig
         load_network(str(folder(config)), which="step-7")
 
 
+def test_the_average_is_what_is_measured_and_used(make_config: MakeConfig) -> None:
+    """``eval``, ``explain`` and ``model.weights`` all take the network of ``load_network``."""
+    config = make_config(**RECIPE | {"evaluation": {"select": "last"}})
+    start_run(config, QUIET)
+    files = final_files(config)
+    assert files.keys() == {"model.safetensors", "ema.safetensors", "optimizer.safetensors"}
+    average, weights = (safetensors.torch.load(files[f"{name}.safetensors"]) for name in ("ema", "model"))
+    assert any(not torch.equal(average[name], weights[name]) for name in weights)
+    network, *_, metrics = load_network(str(folder(config)))
+    assert all(torch.equal(value, average[name]) for name, value in network.net.state_dict().items())
+    measured = measure_run(str(folder(config)), split="test", device=torch.device("cpu"))
+    assert measured.metrics == metrics["test"]
+
+
+def test_averaging_does_not_change_the_training(make_config: MakeConfig) -> None:
+    with_average, without = make_config(name="with", ema={"decay": 0.9}), make_config(name="without")
+    start_run(with_average, QUIET)
+    start_run(without, QUIET)
+    files, plain = final_files(with_average), final_files(without)
+    assert {name: files[name] for name in plain} == plain
+    assert files.keys() - plain.keys() == {"ema.safetensors"}
+
+
 def test_a_non_finite_loss_stops_before_the_update(make_config: MakeConfig) -> None:
     config = make_config(**SQUEEZENET, optim={"name": "sgd", "lr": 1e20}, checkpoint={"every_steps": 1})
     with pytest.raises(RunError, match=r"non-finite loss part loss at step 1 \(epoch 0\).*failure/step-00000001.json"):
@@ -312,6 +347,11 @@ def test_a_name_is_used_once(make_config: MakeConfig) -> None:
         ({"model": {"name": "bcos_resnet_tinny"}}, ConfigError, "did you mean bcos_resnet_tiny"),
         ({"model": {"weights": "/no/such.safetensors"}}, CheckpointError, "no weights at /no/such.safetensors"),
         ({"guidance": {"attribution": "gradcam"}}, ConfigError, "bcos"),
+        (
+            {"model": {"name": "squeezenet1_1", "weights": "imagenet", "stochastic_depth": 0.1}},
+            ConfigError,
+            "no blocks that stochastic depth could drop",
+        ),
         ({"resources": {"gpus_per_worker": 1}}, ConfigError, "no CUDA device"),
         ({"tracking": {"mlflow": "sqlite:///x"}}, ConfigError, "mlflow is not installed"),
         (
