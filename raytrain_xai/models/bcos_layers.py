@@ -24,13 +24,13 @@ from raytrain_xai.models.fused import (
     bcos_conv2d,
     bcos_pullback,
     conv_input_grad,
-    patch_energy,
     uncentered_batch_norm,
     unit_filters,
 )
+from raytrain_xai.models.fused_grouped import grouped_bcos_conv2d, grouped_bcos_pullback, grouped_energy
+from raytrain_xai.models.fused_linear import LINEAR_EPS, bcos_linear
 from raytrain_xai.models.linearise import Pullback, linearise, take_rows
 
-LINEAR_EPS = 1e-12  # of the published networks; outside the root
 SCALE_EPS = 1e-6  # keeps |cos|^(B-1) differentiable at 0 when B is not 2
 
 
@@ -73,11 +73,18 @@ class BcosConv2d(DynamicLinear):
         """True where the hand-written derivatives apply."""
         return self.b == 2 and self.max_out == 1 and self.geometry.groups == 1 and self.geometry.dilation == (1, 1)
 
+    @property
+    def is_fused_by_group(self) -> bool:
+        """True where those with a patch norm per group, or with dilation, apply."""
+        return self.b == 2 and self.max_out == 1 and not self.is_fused
+
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, O, h, w)."""
         x, weight = self.operands(x)
         if self.is_fused:
             return bcos_conv2d(x, weight, self.geometry)[0]
+        if self.is_fused_by_group:
+            return grouped_bcos_conv2d(x, weight, self.geometry)[0]
         return self.scaled(x, weight).out
 
     def joined(self, following: nn.Module | None) -> tuple[nn.Module, int] | None:
@@ -122,22 +129,10 @@ class BcosConv2d(DynamicLinear):
         response, winner = _max_out(response, self.max_out)
         if self.b == 1:
             return _Scaled(response, torch.ones_like(response), winner)
-        norm = (self._group_energy(x, response.shape[1]) + PATCH_EPS).sqrt()
-        cosine = response.abs() / norm
+        energy = grouped_energy(x, g).repeat_interleave(response.shape[1] // g.groups, dim=1)
+        cosine = response.abs() / (energy + PATCH_EPS).sqrt()
         scale = cosine if self.b == 2 else (cosine + SCALE_EPS) ** (self.b - 1)
         return _Scaled(response * scale, scale, winner)
-
-    def _group_energy(self, x: Tensor, out_channels: int) -> Tensor:
-        """Σ x² over each patch, (B, 1 or O, h, w)."""
-        g = self.geometry
-        grouped = x.unflatten(1, (g.groups, -1)).flatten(0, 1)
-        if g.dilation == (1, 1):
-            energy = patch_energy(grouped, g)
-        else:
-            squares = grouped.square().sum(dim=1, keepdim=True)
-            energy = F.conv2d(squares, squares.new_ones(1, 1, *g.kernel), None, g.stride, g.padding, g.dilation)
-        energy = energy.view(x.shape[0], g.groups, *energy.shape[2:])
-        return energy if g.groups == 1 else energy.repeat_interleave(out_channels // g.groups, dim=1)
 
 
 class BcosLinear(DynamicLinear):
@@ -151,9 +146,15 @@ class BcosLinear(DynamicLinear):
         self.b = b
         self.max_out = max_out
 
+    @property
+    def is_fused(self) -> bool:
+        """True where the hand-written derivative applies."""
+        return self.b == 2 and self.max_out == 1
+
     def forward(self, x: Tensor) -> Tensor:
         """(..., D) -> (..., O)."""
-        return self.scaled(*autocast_operands(x, unit_filters(self.linear.weight))).out
+        x, weight = autocast_operands(x, unit_filters(self.linear.weight))
+        return bcos_linear(x, weight)[0] if self.is_fused else self.scaled(x, weight).out
 
     def scaled(self, x: Tensor, weight: Tensor) -> _Scaled:
         """Records for the linear view."""
@@ -249,6 +250,9 @@ def _(module: BcosConv2d, x: Tensor) -> tuple[Tensor, Pullback]:
     if module.is_fused:
         out, y, r = bcos_conv2d(x, weight, geometry)
         return out, lambda g, rows: bcos_pullback(g, weight, y, r, rows, size, geometry)
+    if module.is_fused_by_group:
+        out, y, r = grouped_bcos_conv2d(x, weight, geometry)
+        return out, lambda g, rows: grouped_bcos_pullback(g, weight, y, r, rows, size, geometry)
     record = module.scaled(x, weight)
 
     def pullback(g: Tensor, rows: Tensor | None) -> Tensor:
@@ -261,6 +265,9 @@ def _(module: BcosConv2d, x: Tensor) -> tuple[Tensor, Pullback]:
 @linearise.register(BcosLinear)
 def _(module: BcosLinear, x: Tensor) -> tuple[Tensor, Pullback]:
     x, weight = autocast_operands(x, unit_filters(module.linear.weight))
+    if module.is_fused:
+        out, y, r = bcos_linear(x, weight)
+        return out, lambda g, rows: (take_rows(y, rows).abs() * take_rows(r, rows).to(y.dtype) * g) @ weight
     record = module.scaled(x, weight)
 
     def pullback(g: Tensor, rows: Tensor | None) -> Tensor:
