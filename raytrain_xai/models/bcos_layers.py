@@ -89,7 +89,7 @@ class BcosConv2d(DynamicLinear):
 
     def joined(self, following: nn.Module | None) -> tuple[nn.Module, int] | None:
         """This layer, with the norm behind it if there is one, folded into one convolution; see :mod:`.folding`."""
-        if self.training or not self.is_fused:
+        if self.training or not (self.is_fused or self.is_fused_by_group):
             return None
         norm = following if isinstance(following, BatchNormUncentered2d) and not following.training else None
         if torch.compiler.is_compiling():  # a graph holds the filters of the last run before it was made
@@ -100,7 +100,7 @@ class BcosConv2d(DynamicLinear):
 
     def fold(self, norm: BatchNormUncentered2d | None) -> Fold | None:
         """The folded layer, made anew when a parameter or a statistic has changed; None where that cannot be seen."""
-        version = version_of([self.linear.weight] if norm is None else [self.linear.weight, *norm.statistics()])
+        version = version_of(self.sources() if norm is None else [*self.sources(), *norm.statistics()])
         if version is None:
             return None
         if self._fold is None or self._fold.version != version or self._fold.norm is not norm:
@@ -117,6 +117,10 @@ class BcosConv2d(DynamicLinear):
     def filters(self) -> Tensor:
         """The filters ŵ as they are convolved with the input, (O · max_out, C / groups, kh, kw)."""
         return unit_filters(self.linear.weight)
+
+    def sources(self) -> list[Tensor]:
+        """The tensors that :meth:`filters` are made of."""
+        return [self.linear.weight]
 
     def operands(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Input and filters in the precision of the convolution."""

@@ -45,10 +45,13 @@ class BcosifiedConv2d(BcosConv2d):
         """(O, C / groups, kh, kw), see :func:`sized_filters`."""
         return sized_filters(self.linear.weight, self.gain, self.b)
 
+    def sources(self) -> list[Tensor]:
+        """The tensors that :meth:`filters` are made of."""
+        return [self.linear.weight, self.gain]
+
     def rescale(self, factor: Tensor) -> None:
         """Multiply the gain by ``factor`` (O,) or ()."""
         self.gain.mul_(factor)
-        self._fold = None  # it follows the weights, which have not changed
 
 
 class BcosifiedLinear(BcosLinear):

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from raytrain_xai.models.chain import DynamicLinear
 from raytrain_xai.models.convolution import ConvGeometry, convolve, data_gradient
 from raytrain_xai.models.fused import PATCH_EPS, autocast_operands, patch_energy
+from raytrain_xai.models.fused_grouped import grouped_energy
 from raytrain_xai.models.linearise import Pullback, linearise, take_rows
 
 Version = tuple[tuple[object, ...], ...]
@@ -38,10 +39,10 @@ def version_of(tensors: Sequence[Tensor]) -> Version | None:
 
 
 class FoldedBcosConv2d(DynamicLinear):
-    """B-cos convolution (B = 2, one group) with fixed filters that need no normalisation; has no parameters.
+    """B-cos convolution (B = 2) with fixed filters that need no normalisation; has no parameters.
 
     Args:
-        weight: (O, C, kh, kw), see the head of this file.
+        weight: (O, C / groups, kh, kw), see the head of this file.
     """
 
     weight: Tensor
@@ -53,26 +54,30 @@ class FoldedBcosConv2d(DynamicLinear):
 
     @classmethod
     def of(cls, filters: Tensor, scale: Tensor, geometry: ConvGeometry) -> Self:
-        """Fold filters (O, C, kh, kw) with the scale (O,) or () of what follows them."""
+        """Fold filters (O, C / groups, kh, kw) with the scale (O,) or () of what follows them."""
         root = scale.abs().sqrt().copysign(scale).to(filters)
         return cls((filters * root.view(-1, 1, 1, 1)).detach(), geometry)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, O, h, w)."""
         x, weight = autocast_operands(x, self.weight)
-        y, r = self.records(x, weight)
-        return y.abs().mul_(y).mul_(r)
+        y, scale = self.records(x, weight)
+        return scale.mul_(y)
 
     def records(self, x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
-        """y' (B, O, h, w) and r (B, 1, h, w) = 1/patch norm, in the type of ``x``."""
-        r = patch_energy(x, self.geometry).add(PATCH_EPS).rsqrt_()
-        return convolve(x, weight, self.geometry), r.to(x.dtype)
+        """y' (B, O, h, w) and its scale |y'|·r with r = 1/patch norm, in the type of ``x``."""
+        y = convolve(x, weight, self.geometry)
+        scale = y.abs()
+        if self.geometry.groups == 1 and self.geometry.dilation == (1, 1):
+            return y, scale.mul_(patch_energy(x, self.geometry).add(PATCH_EPS).rsqrt_())
+        r = grouped_energy(x, self.geometry).add(PATCH_EPS).rsqrt_()
+        scale.unflatten(1, (self.geometry.groups, -1)).mul_(r.unsqueeze(2))
+        return y, scale
 
 
 @linearise.register(FoldedBcosConv2d)
 def _(module: FoldedBcosConv2d, x: Tensor) -> tuple[Tensor, Pullback]:
     x, weight = autocast_operands(x, module.weight)
-    y, r = module.records(x, weight)
-    scale = y.abs().mul_(r)
+    y, scale = module.records(x, weight)
     size, geometry = (x.shape[2], x.shape[3]), module.geometry
     return scale * y, lambda g, rows: data_gradient(take_rows(scale, rows).mul(g), weight, size, geometry)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from raytrain_xai.attribution.tapped import tapped_pass
 from raytrain_xai.models.bcos_layers import BatchNormUncentered2d, BcosConv2d
+from raytrain_xai.models.bcosified_layers import BcosifiedConv2d
 from raytrain_xai.models.chain import Chain, run_chain, steps
 from raytrain_xai.models.folding import FoldedBcosConv2d
 from raytrain_xai.models.linearise import linearise_chain
@@ -52,6 +53,31 @@ def test_a_folded_pair_computes_the_same(affine: bool) -> None:
     with torch.no_grad():
         assert folds(chain) == [FoldedBcosConv2d]
         torch.testing.assert_close(chain(x), expected, rtol=1e-12, atol=1e-14)
+
+
+@pytest.mark.parametrize(("groups", "dilation"), [(2, 1), (4, 1), (2, 2), (1, 2)])
+def test_groups_and_dilation_fold_as_well(groups: int, dilation: int) -> None:
+    torch.manual_seed(0)
+    chain = Chain(BcosConv2d(4, 8, 3, 2, 1, dilation, groups), BatchNormUncentered2d(8)).double().eval()
+    chain[1].running_var.uniform_(0.1, 2)
+    x, g = torch.randn(2, 4, 9, 9, dtype=torch.float64), torch.randn(2, 8, *((4, 4) if dilation == 2 else (5, 5)))
+    plain, pull = linearise_chain(chain, x)
+    expected = pull(g.double(), None)
+    with torch.no_grad():
+        assert folds(chain) == [FoldedBcosConv2d]
+        folded, pull_folded = linearise_chain(chain, x)
+        torch.testing.assert_close(folded, plain, rtol=1e-12, atol=1e-14)
+        torch.testing.assert_close(chain(x), plain, rtol=1e-12, atol=1e-14)
+        torch.testing.assert_close(pull_folded(g.double(), None), expected, rtol=1e-12, atol=1e-14)
+
+
+def test_the_gain_of_a_converted_layer_is_folded_and_its_change_seen() -> None:
+    torch.manual_seed(0)
+    layer, x = BcosifiedConv2d(3, nn.Conv2d(3, 4, 3)).double().eval(), torch.randn(1, 3, 7, 7, dtype=torch.float64)
+    with torch.no_grad():
+        before = run_chain([layer], x)
+        layer.gain.mul_(3)
+        torch.testing.assert_close(run_chain([layer], x), 3 * before, rtol=1e-12, atol=1e-14)
 
 
 def test_nothing_is_folded_with_gradients_or_in_training() -> None:
