@@ -146,7 +146,9 @@ def draw_mosaics(subject: Subject, protocol: Protocol) -> Drawn:
     device = next(subject.network.parameters()).device
     parts: list[tuple[Tensor, Tensor, Tensor]] = []
     with torch.inference_mode():
-        for batch in evaluation_batches(protocol.data, protocol.split, subject.image_size, IMAGES_AT_ONCE):
+        for batch in evaluation_batches(
+            protocol.data, protocol.split, subject.image_size, IMAGES_AT_ONCE, shorter=subject.shorter
+        ):
             is_single = batch.labels.sum(dim=1) == 1
             if bool(is_single.any()):
                 logits = subject.network(batch.images[is_single].to(device))
@@ -171,6 +173,7 @@ def play(subject: Subject, drawn: Drawn, methods: Sequence[Method], protocol: Pr
     """
     grids, num_tiles = drawn.grids, protocol.num_tiles
     tile_size = protocol.tile_size or subject.image_size
+    shorter = None if subject.shorter is None else round(subject.shorter * tile_size / subject.image_size)
     device = next(subject.network.parameters()).device
     at_once = max(1, IMAGES_AT_ONCE // num_tiles)
     tallies = [_Tally(method, [], [], [], 0.0) for method in methods]
@@ -178,7 +181,8 @@ def play(subject: Subject, drawn: Drawn, methods: Sequence[Method], protocol: Pr
     shown: list[Tensor] = []
     for start in range(0, len(grids.images), at_once):
         images = grids.images[start : start + at_once]
-        batch, names = load_samples(protocol.data, protocol.split, images.flatten().tolist(), tile_size)
+        rows = images.flatten().tolist()
+        batch, names = load_samples(protocol.data, protocol.split, rows, tile_size, shorter=shorter)
         mosaics = tile(batch.images.unflatten(0, images.shape)).to(device)
         targets = torch.from_numpy(grids.targets[start : start + at_once]).to(device)
         ids += [names[row : row + num_tiles] for row in range(0, len(names), num_tiles)]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -25,6 +25,8 @@ class Subject:
         label: what the user called it, shortened to the name of the run.
         network: in evaluation mode, on the device.
         image_size: side of the images it was trained on, pixels.
+        shorter: side to which the shorter one of an image is scaled before the central square of ``image_size`` is cut
+            out, as in its evaluation; None squeezes images to a square.
         own_method: the attribution it is guided and measured with.
         data: data set the run was trained on; None for an architecture.
     """
@@ -32,6 +34,7 @@ class Subject:
     label: str
     network: Network
     image_size: int
+    shorter: int | None
     own_method: Method
     data: str | None
 
@@ -50,12 +53,15 @@ def load_run(run: str, *, which: str, device: torch.device) -> tuple[Subject, tu
     """
     network, config, info, _ = load_network(run, which=which, device=device)
     own = Method(config.guidance.attribution or network.default_attribution, config.guidance.layer)
-    subject = Subject(config.name, network, config.data.image_size, own, config.data.path)
+    size, shorter = config.data.image_size, config.data.eval_resize
+    subject = Subject(config.name, network, size, shorter, own, config.data.path)
     return subject, tuple(info["classes"])
 
 
 def load_architecture(text: str, num_classes: int, *, device: torch.device) -> Subject:
     """``NAME=WEIGHTS`` with all of its weights, the classifier included, for data of ``num_classes`` classes.
+
+    Images are scaled and cut as in the usual evaluation on ImageNet, where 224 pixels are cut out of 256.
 
     Raises:
         ConfigError: unknown name or kind of weights.
@@ -74,7 +80,7 @@ def load_architecture(text: str, num_classes: int, *, device: torch.device) -> S
     load_weights(network, source)
     network.to(device).eval()
     size = find_architecture(name).image_size
-    return Subject(text, network, size, Method(network.default_attribution), None)
+    return Subject(text, network, size, round(size * 8 / 7), Method(network.default_attribution), None)
 
 
 def load_subjects(
@@ -107,10 +113,6 @@ def load_subjects(
     ]
     labels = [subject.label for subject in subjects]
     return [
-        subject if labels.count(subject.label) == 1 else _renamed(subject, text)
+        subject if labels.count(subject.label) == 1 else replace(subject, label=text)
         for subject, text in zip(subjects, texts, strict=True)
     ], path
-
-
-def _renamed(subject: Subject, label: str) -> Subject:
-    return Subject(label, subject.network, subject.image_size, subject.own_method, subject.data)

@@ -77,8 +77,9 @@ def test_no_pickle_anywhere() -> None:
 def test_core_imports_without_ray_or_torchvision() -> None:
     """In a fresh interpreter, the core does not even touch them."""
     core = ["config", "types", "models.zoo", "attribution.attribute", "guidance.objective", "guidance.evaluate"]
+    core += ["localisation.benchmark"]
     code = "import sys\n" + "".join(f"import raytrain_xai.{name}\n" for name in core)
-    code += "heavy = {'ray', 'torchvision', 'boto3', 'mlflow', 'pycocotools', 'matplotlib'} & set(sys.modules)\n"
+    code += "heavy = {'ray', 'torchvision', 'boto3', 'mlflow', 'pycocotools', 'matplotlib', 'captum'} & set(sys.modules)\n"
     code += "sys.exit(f'imported {sorted(heavy)}' if heavy else 0)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stderr

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -20,12 +22,22 @@ COLOURS = {"blue": (0, 0, 255), "green": (0, 255, 0), "grey": (60, 60, 60), "red
 @pytest.fixture(scope="session")
 def colours(tmp_path_factory: pytest.TempPathFactory) -> str:
     """Five pictures of each colour in the training and three in the test split, of different sizes."""
-    folder = tmp_path_factory.mktemp("colours")
+    return _prepare(tmp_path_factory.mktemp("colours"), frame=0)
+
+
+@pytest.fixture(scope="session")
+def frames(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The same with a white frame of four pixels."""
+    return _prepare(tmp_path_factory.mktemp("frames"), frame=4)
+
+
+def _prepare(folder: Path, frame: int) -> str:
     for name, colour in COLOURS.items():
         for split, number in (("train", 5), ("test", 3)):
             (folder / "src" / split / name).mkdir(parents=True)
             for image in range(number):
-                pixels = np.full((20 + image, 30, 3), colour, dtype=np.uint8)
+                pixels = np.full((20 + image, 30, 3), 255, dtype=np.uint8)
+                pixels[frame : len(pixels) - frame, frame : 30 - frame] = colour
                 Image.fromarray(pixels).save(folder / "src" / split / name / f"{image}.png")
     prepare(read_source("imagefolder", str(folder / "src"), 0, {}), str(folder / "data"))
     return str(folder / "data")
@@ -44,7 +56,7 @@ def colour_reader() -> Subject:
         net, encode=nn.Identity(), stages=list(net), taps={"Input": 0, "Final": 1}, name="reader", num_classes=4,
         is_bcos=False, head="0",
     )  # fmt: skip
-    return Subject("reader", network.eval(), 16, Method("ixg"), None)
+    return Subject("reader", network.eval(), 16, None, Method("ixg"), None)
 
 
 @pytest.fixture

@@ -59,6 +59,17 @@ def test_mosaics_show_the_named_images_in_their_tiles(confident_reader: Subject,
         assert tuple(colour) == pixels[name.split("/")[1]]
 
 
+def test_tiles_are_cut_as_the_images_were(confident_reader: Subject, frames: str) -> None:
+    """Pictures with a white frame that is gone when the central half is cut out, whatever the size of the tile."""
+    subject = replace(confident_reader, shorter=32)  # and 16 pixels are cut out of it
+    protocol = Protocol(frames, "test", tile_size=10)
+    drawn = draw_mosaics(subject, protocol)
+    mosaic = play(subject, drawn, [Method("ixg")], protocol, lambda _: None).mosaics[0]
+    assert not (mosaic == 255).all(dim=0).any()
+    squeezed = play(confident_reader, drawn, [Method("ixg")], protocol, lambda _: None).mosaics[0]
+    assert (squeezed == 255).all(dim=0).any()
+
+
 def test_confidence_is_asked_for(colour_reader: Subject, colours: str) -> None:
     """Grey has a negative logit, so three classes are left with a threshold, and too few for a mosaic."""
     with pytest.raises(DataError, match="needs 4 different classes, but only 3 have"):
@@ -90,14 +101,14 @@ def test_only_images_with_one_label_are_tiles(
 
 
 def test_a_model_has_its_own_method_by_default(colour_reader: Subject) -> None:
-    bcos = Subject("tiny", build_network("bcos_resnet_tiny", 4).eval(), 32, Method("bcos", "Mid2"), None)
+    bcos = Subject("tiny", build_network("bcos_resnet_tiny", 4).eval(), 32, None, Method("bcos", "Mid2"), None)
     plans = plan_methods([colour_reader, bcos], [])
     assert [plan.methods for plan in plans] == [[Method("ixg")], [Method("bcos", "Mid2")]]
     assert [plan.skipped for plan in plans] == [{}, {}]
 
 
 def test_methods_go_to_the_models_they_fit(colour_reader: Subject) -> None:
-    bcos = Subject("tiny", build_network("bcos_resnet_tiny", 4).eval(), 32, Method("bcos"), None)
+    bcos = Subject("tiny", build_network("bcos_resnet_tiny", 4).eval(), 32, None, Method("bcos"), None)
     wanted = [Method("ixg"), Method("bcos"), Method("rise"), Method("ixg")]
     plans = plan_methods([colour_reader, bcos], wanted)
     assert [plan.methods for plan in plans] == [[Method("ixg"), Method("rise")], [Method("bcos"), Method("rise")]]
