@@ -16,7 +16,7 @@ from raytrain_xai.errors import RunError
 if TYPE_CHECKING:
     from raytrain_xai.runners.train import Launch, Outcome
 
-_SHOWN = ("f1", "map", "epg", "iou", "on_object", "accuracy", "worst_group")
+_SHOWN = ("f1", "map", "epg", "iou", "on_object", "accuracy", "top5", "worst_group")
 
 
 def _options(command: Callable[..., None]) -> Callable[..., None]:

@@ -82,10 +82,13 @@ def build_gallery(
     indices = [choice.index for choice in choices]
     shown, ids = load_samples(data, split, indices, SHOWN_PX)
     target = torch.tensor([choice.target for choice in choices])
-    columns = [
-        _tiles(position, explainer, load_samples(data, split, indices, explainer.image_size)[0], shown, target, info)
-        for position, explainer in enumerate(explainers)
-    ]
+    columns: list[list[Tile]] = []
+    for run, explainer in enumerate(explainers):
+        size, shorter = explainer.image_size, explainer.shorter
+        seen, _ = load_samples(data, split, indices, size, shorter=shorter)
+        as_seen = None if shorter is None else round(SHOWN_PX * shorter / size)  # the same part of each image
+        under, _ = load_samples(data, split, indices, SHOWN_PX, shorter=as_seen)
+        columns.append(_tiles(run, explainer, seen, under, target, info))
     boxes = _own_boxes(shown, target)
     return [
         _example(info, choice, ids[row], shown.images[row], boxes[row], tuple(column[row] for column in columns))

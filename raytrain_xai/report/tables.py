@@ -13,6 +13,7 @@ METRICS = (
     ("f1", "F1", True),
     ("map", "mAP", True),
     ("accuracy", "accuracy", True),
+    ("top5", "top-5 accuracy", True),
     ("worst_group", "worst group", True),
     ("epg", "EPG", True),
     ("iou", "IoU", True),

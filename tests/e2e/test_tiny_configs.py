@@ -77,6 +77,20 @@ def test_multi_label_bcos_in_process(tmp_path: Path) -> None:
     assert list((tmp_path / "why").glob("*rgba*.png"))
 
 
+def test_classification_in_process(tmp_path: Path) -> None:
+    """All of the recipes' parts; the averaged network is explained on the part of a picture that it sees."""
+    xai(tmp_path, "data", "prepare", "scenes-birds", "datasets/tiny-birds", "--images", "48")
+    printed = xai(tmp_path, "train", str(CONFIGS / "scenes_classify.yaml"), "--workers", "0")
+    assert "accuracy" in printed
+    run = tmp_path / "runs" / "tiny-classify"
+    assert len(list(run.glob("checkpoints/*/ema.safetensors"))) == 2
+    Image.effect_noise((108, 72), 90).convert("RGB").save(tmp_path / "picture.png")
+    xai(tmp_path, "explain", "runs/tiny-classify", "picture.png", "--out", "why")
+    (overlay,) = (tmp_path / "why").glob("picture.*bird.png")
+    with Image.open(overlay) as picture:
+        assert picture.size == (64, 64)  # of 72 pixels, the 64 in the middle
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [

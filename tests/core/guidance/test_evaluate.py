@@ -278,3 +278,16 @@ def test_accuracy_of_a_multilabel_task_counts_decisions() -> None:
 def test_threshold_off_the_grid_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"0.33 is not measured; choose a multiple of .05"):
         summarise(made_state(pair_count=torch.tensor(1)), MULTILABEL, 0.33)
+
+
+def test_top_five_is_reported_where_it_says_something() -> None:
+    """Class c of image c is ranked (c + 1)-th: 5 of 7 images are right by five guesses, 1 by one."""
+    for num_classes, expected in ((7, 5 / 7), (5, None)):
+        scores = -torch.arange(num_classes).float().expand(num_classes, -1)
+        labels = torch.eye(num_classes, dtype=torch.bool)
+        groups = torch.full((num_classes,), -1)
+        state = EvaluationState.empty(num_classes, CPU).with_fields(scores=scores, labels=labels, groups=groups)
+        info = replace(MULTILABEL, task="multiclass", classes=tuple("abcdefg"[:num_classes]))
+        metrics = summarise(state, info, None)
+        assert metrics["accuracy"] == 1 / num_classes
+        assert metrics.get("top5") == expected
