@@ -86,7 +86,7 @@ def _linearise_layer_norm_2d(module: LayerNorm2d, x: Tensor) -> tuple[Tensor, Pu
 
 
 def _linearise_permute(module: Permute, x: Tensor) -> tuple[Tensor, Pullback]:
-    inverse = torch.tensor(module.dims).argsort().tolist()
+    inverse = [module.dims.index(axis) for axis in range(len(module.dims))]  # no tensor: a trace could not read it
     return module(x), lambda g, rows: g.permute(inverse)  # noqa: ARG005
 
 
