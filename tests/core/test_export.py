@@ -110,6 +110,7 @@ def test_standard_network_with_gradcam(gradcam_file: Path, birds_run: str) -> No
     assert list(json.loads(index[INDEX])["outputs"]) == ["logits", "target", "attribution"]
     x, target = images(7), torch.tensor([0, 1, 0, 1, 1, 0, 1])
     found = program.module()(x, target)
+    assert not any(value.requires_grad for value in found.values())
     logits, pairs = Explainer.load(birds_run).attribute(x, target)
     torch.testing.assert_close(found["logits"], logits)
     torch.testing.assert_close(found["attribution"], pairs.maps)
