@@ -159,6 +159,25 @@ def test_a_loss_on_the_explanation_has_the_gradient_of_finite_differences(is_bco
     torch.testing.assert_close(values[0] - values[1], torch.as_tensor(2 * slope), rtol=1e-5, atol=0)
 
 
+@pytest.mark.parametrize(("is_bcos", "has_stem"), CASES)
+def test_guided_step_under_bfloat16_autocast(is_bcos: bool, has_stem: bool) -> None:
+    torch.manual_seed(0)  # at initialisation: the saturated attention of the other tests magnifies any rounding
+    size = Size(16, 3, 2, (8, 8, 12)) if has_stem else Size(16, 3, 2)
+    ours = SimpleViT(BCOS if is_bcos else STANDARD, size, CLASSES, patch=1 if has_stem else 4)
+    x, rows = encoded(2, is_bcos).float(), torch.tensor([0, 1, 1])
+    seed = one_hot(1, 2, 0).float()
+    exact = linearise_chain(ours.stages(), x)[1](seed, rows)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        logits, pullback = linearise_chain(ours.stages(), x)
+        found = pullback(seed.to(logits.dtype), rows)
+    (found.float().square().mean() + logits.float().square().mean()).backward()
+    assert (found - exact).norm() < 0.1 * exact.norm()
+    for key, parameter in ours.named_parameters():
+        assert parameter.grad is not None, key
+        assert parameter.grad.dtype == torch.float32
+        assert parameter.grad.isfinite().all(), key
+
+
 def test_position_code_by_hand() -> None:
     """Two by two tokens of eight channels: waves of frequency 1 and 1/10000, columns before rows."""
     code = PositionCode()(torch.zeros(1, 2, 2, 8, dtype=torch.float64))[0]
