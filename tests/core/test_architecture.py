@@ -31,6 +31,7 @@ ALLOWED = {
 FORBIDDEN = {
     "models/": ("raytrain_xai.data", "raytrain_xai.guidance", "raytrain_xai.runners", "raytrain_xai.cli"),
     "attribution/": ("raytrain_xai.data", "raytrain_xai.guidance", "raytrain_xai.runners", "raytrain_xai.cli"),
+    "classify/": ("raytrain_xai.data", "raytrain_xai.guidance", "raytrain_xai.runners", "raytrain_xai.cli"),
     "guidance/": ("raytrain_xai.runners", "raytrain_xai.cli", "raytrain_xai.report", "raytrain_xai.checkpoint"),
     "data/": ("raytrain_xai.runners", "raytrain_xai.cli", "raytrain_xai.report", "raytrain_xai.models"),
     "localisation/": ("raytrain_xai.runners", "raytrain_xai.cli", "raytrain_xai.report"),
