@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from raytrain_xai.cli.models_bcosify import bcosify_command
 from raytrain_xai.cli.models_publish import export_command, publish_command, pull_command
 from raytrain_xai.cli.tables import echo_table
 from raytrain_xai.errors import ConfigError
@@ -151,3 +152,4 @@ def _download_bar(name: str) -> Generator[Progress]:
 models_group.add_command(export_command)
 models_group.add_command(publish_command)
 models_group.add_command(pull_command)
+models_group.add_command(bcosify_command)

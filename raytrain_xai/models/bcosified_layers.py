@@ -1,4 +1,4 @@
-"""Layers of B-cosified networks: B-cos units that keep the size of the filters they start from, and a GELU gate.
+"""Layers of B-cosified networks: B-cos units that keep the size of the filters they start from, attention, GELU gate.
 
 Source: Arya et al., NeurIPS 2024 (B-cosification, arXiv 2411.00715). Deviation: every filter has a fixed gain, set once
 from pictures (:func:`raytrain_xai.models.bcosify_start.calibrate`); the paper has none.
@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from raytrain_xai.models.attention import attend, dynamic_attention
 from raytrain_xai.models.bcos_layers import BcosConv2d, BcosLinear
 from raytrain_xai.models.chain import DynamicLinear
 from raytrain_xai.models.fused import autocast_operands
@@ -76,6 +77,29 @@ class BcosifiedLinear(BcosLinear):
         self.gain.mul_(factor)
 
 
+class BcosifiedAttention(DynamicLinear):
+    """Self-attention of which queries and keys are constant in the linear view; without biases.
+
+    As in the published B-cos transformers, queries, keys and values come from a plain linear layer, and the projection
+    behind them is a B-cos unit.
+
+    Args:
+        plain: batch-first self-attention of one width; its weights are not read.
+    """
+
+    def __init__(self, plain: nn.MultiheadAttention) -> None:
+        super().__init__()
+        self.num_heads = plain.num_heads
+        self.in_proj_weight = nn.Parameter(torch.empty(3 * plain.embed_dim, plain.embed_dim))
+        nn.init.xavier_uniform_(self.in_proj_weight)
+        self.out_proj = BcosifiedLinear(plain.embed_dim, plain.embed_dim)
+
+    def forward(self, x: Tensor, *_same: Tensor, need_weights: bool = False) -> tuple[Tensor, None]:
+        """(B, n, D) -> (B, n, D) and nothing, called as torch's with the same tensor as queries, keys and values."""
+        assert not need_weights
+        return self.out_proj(attend(F.linear(x, self.in_proj_weight), self.num_heads)), None
+
+
 class GeluGate(DynamicLinear):
     """GELU whose linear view is the gate Φ(x), the normal distribution function: y = Φ(x) · x with Φ(x) as a factor."""
 
@@ -107,6 +131,16 @@ def _(module: BcosifiedLinear, x: Tensor) -> tuple[Tensor, Pullback]:
     x, weight = module.operands(x)
     record = module.scaled(x, weight)
     return record.out, lambda g, rows: (g * take_rows(record.scale, rows)) @ weight
+
+
+@linearise.register(BcosifiedAttention)
+def _(module: BcosifiedAttention, x: Tensor) -> tuple[Tensor, Pullback]:
+    width = x.shape[-1]
+    qkv = F.linear(x, module.in_proj_weight)
+    mixed, pull_attention = dynamic_attention(qkv, module.num_heads)
+    out, pull_out = linearise(module.out_proj, mixed)
+    to_values = module.in_proj_weight[2 * width :].to(qkv.dtype)
+    return out, lambda g, rows: pull_attention(pull_out(g, rows), rows) @ to_values
 
 
 @linearise.register(GeluGate)

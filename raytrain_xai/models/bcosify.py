@@ -8,11 +8,14 @@ first convolution      the same with 6 input channels, [image, 1 - image]
 BatchNorm2d            BatchNormUncentered2d
 LayerNorm              the centred one without bias
 GELU                   a gate: in the linear view Φ(x) is a factor
+self-attention         the same without biases; queries and keys are constant in the linear view
 ReLU, max-pooling      stay; they select and so are linear as they are
 dropout                is left out
 classifier             behind global average pooling it moves in front of it, as a 1x1 convolution
 logits                 a fixed bias, the logit of one class in K
 =====================  =============================================================================================
+
+Transformers keep their class token and position code, which are added: their contributions do not sum to the logit.
 
 Taps are those of the plain network. State-dict keys are the plain ones with ``.linear`` before ``weight`` in units, and
 ``gain``. Source: Arya et al., NeurIPS 2024 (arXiv 2411.00715). Deviations: the norms of the filters are kept and there
@@ -27,9 +30,9 @@ from torch import Tensor, nn
 
 from raytrain_xai.models import standard
 from raytrain_xai.models.architecture import Architecture, Cut
-from raytrain_xai.models.bcos_layers import BatchNormUncentered2d, LogitLayer, class_prior_bias
-from raytrain_xai.models.bcos_norms import LayerNorm, PositionNorm2d
-from raytrain_xai.models.bcosified_layers import BcosifiedConv2d, BcosifiedLinear, GeluGate
+from raytrain_xai.models.bcos_layers import LogitLayer, class_prior_bias
+from raytrain_xai.models.bcos_norms import BatchNormUncentered2d, LayerNorm, PositionNorm2d
+from raytrain_xai.models.bcosified_layers import BcosifiedAttention, BcosifiedConv2d, BcosifiedLinear, GeluGate
 from raytrain_xai.models.chain import run_chain
 
 PREFIX = "bcosified_"
@@ -50,6 +53,10 @@ class BcosifiedNet(nn.Module):
         _replace_layers(net, plain)
         for name, child in net.named_children():
             self.add_module(name, child)
+        for name, parameter in net.named_parameters(recurse=False):
+            self.register_parameter(name, parameter)
+        if hasattr(net, "patch_size"):  # which the cut of a transformer reads
+            self.patch_size = net.patch_size
         self.logit_layer = LogitLayer(bias=class_prior_bias(num_classes))
         self._plain = plain
 
@@ -91,6 +98,8 @@ def _counterpart(module: nn.Module, *, is_first: bool) -> nn.Module | None:
     match module:
         case nn.Conv2d():
             return BcosifiedConv2d(INPUT_CHANNELS if is_first else module.in_channels, module)
+        case nn.MultiheadAttention():
+            return BcosifiedAttention(module)
         case nn.Linear():
             return BcosifiedLinear(module.in_features, module.out_features)
         case nn.BatchNorm2d():

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +18,6 @@ Unit = BcosifiedConv2d | BcosifiedLinear
 
 LOGIT_STD = 0.5  # of the scores of a new classifier over calibration images and classes, before the logit bias
 _GAIN_RANGE = 4.0  # gains stay within this factor of the median of their layer
-_TINY = 1e-30
 
 
 @torch.no_grad()
@@ -65,9 +64,9 @@ def _fold_input(weight: Tensor, bias: Tensor | None, encoder: nn.Module, fold: F
 def calibrate(network: Network, plain: Network, images: Tensor) -> None:
     """Set the gains so that every filter passes on as much as in the plain network.
 
-    Layer by layer in one forward pass: the gain of a filter is the ratio of the mean positive part of its answers,
-    within a factor of 4 of the median of the layer. Those of the classifier are one number, with which the scores of
-    the images have standard deviation :data:`LOGIT_STD`.
+    Layer by layer in one forward pass: the gain of a filter is the ratio of the mean positive part of its answers, or
+    of their standard deviation where a norm comes next, within a factor of 4 of the median of the layer. Those of the
+    classifier are one number, with which the scores of the images have standard deviation :data:`LOGIT_STD`.
 
     Args:
         network: B-cosified, changed in place.
@@ -75,27 +74,30 @@ def calibrate(network: Network, plain: Network, images: Tensor) -> None:
         images: (N, 3, H, W) uint8, or float in [0, 1]; some dozens from the training data.
     """
     wanted: dict[str, Tensor] = {}
+    names = [name for name, _ in units(network)]
+    normed = _followed_by_norm(plain)
 
-    def record(name: str, unit: nn.Module, out: Tensor) -> Tensor:  # noqa: ARG001
-        wanted[name] = _activity(out, is_map=isinstance(unit, nn.Conv2d))
-        return out
+    def record(name: str, unit: nn.Module, out: Tensor | tuple[Tensor, ...]) -> None:
+        answer = out[0] if isinstance(out, tuple) else out
+        wanted[name] = _activity(answer, is_map=isinstance(unit, nn.Conv2d), is_normed=name in normed)
 
     def rescale(name: str, unit: nn.Module, out: Tensor) -> Tensor:
         assert isinstance(unit, Unit)
-        out = out.detach()
-        is_map = isinstance(unit, BcosifiedConv2d)
+        out, is_map = out.detach(), isinstance(unit, BcosifiedConv2d)
         if name == network.head:
             factor = LOGIT_STD / (out.mean(dim=(2, 3)) if is_map else out).std()
         else:
-            factor = _bounded(wanted[name] / _activity(out, is_map=is_map).clamp_min(_TINY))
+            factor = _bounded_ratio(wanted[name], _activity(out, is_map=is_map, is_normed=name in normed))
         unit.rescale(factor)
-        return out * (factor.view(-1, 1, 1) if is_map else factor)
+        return out * (factor.view(-1, 1, 1) if is_map and factor.dim() else factor)
 
-    names = [name for name, _ in units(network)]
-    with _watching(plain, names, record):
+    with _watching(plain, {_called_as(plain, name): name for name in names}, record):
         plain(images)
     network.eval()
-    with torch.enable_grad(), _watching(network, names, rescale):  # without gradients units are folded, not called
+    with (
+        torch.enable_grad(),
+        _watching(network, {name: name for name in names}, rescale),
+    ):  # without gradients units are folded, not called
         network(images)
 
 
@@ -104,28 +106,54 @@ def units(network: Network) -> list[tuple[str, Unit]]:
     return [(name, module) for name, module in network.net.named_modules() if isinstance(module, Unit)]
 
 
-def _activity(out: Tensor, *, is_map: bool) -> Tensor:
-    """Mean positive part of each channel, (O,)."""
-    return out.clamp_min(0).mean(dim=(0, 2, 3)) if is_map else out.clamp_min(0).flatten(0, -2).mean(dim=0)
+def _followed_by_norm(network: Network) -> set[str]:
+    """Layers behind which, in the order of modules, a norm is the next layer that computes something."""
+    found: set[str] = set()
+    before = ""
+    norms = network.norms()
+    for name, module in network.net.named_modules():
+        if isinstance(module, nn.Conv2d | nn.Linear):
+            before = name
+        elif any(module is norm for norm in norms):
+            found.add(before)
+        elif isinstance(module, nn.ReLU | nn.GELU):
+            before = ""
+    return found
 
 
-def _bounded(ratio: Tensor) -> Tensor:
-    median = ratio.median()
+def _activity(out: Tensor, *, is_map: bool, is_normed: bool) -> Tensor:
+    """What each filter passes on, (O,)."""
+    answers = out.movedim(1 if is_map else -1, 0).flatten(1)
+    return answers.std(dim=1) if is_normed else answers.clamp_min(0).mean(dim=1)
+
+
+def _bounded_ratio(wanted: Tensor, found: Tensor) -> Tensor:
+    """wanted / found near its median, (O,); filters that pass nothing on, here or there, get the median."""
+    is_alive = (wanted > 0) & (found > 0)
+    if not is_alive.any():
+        return torch.ones_like(wanted)
+    median = (wanted[is_alive] / found[is_alive]).median()
+    ratio = torch.where(is_alive, wanted / found, median)
     return ratio.clamp(median / _GAIN_RANGE, median * _GAIN_RANGE)
 
 
+def _called_as(plain: Network, name: str) -> str:
+    """The module to watch for a layer: torch's attention does not call its projection, it reads the weights."""
+    above = name.rpartition(".")[0]
+    return above if isinstance(plain.net.get_submodule(above), nn.MultiheadAttention) else name
+
+
 @contextmanager
-def _watching(network: Network, names: list[str], see: Callable[[str, nn.Module, Tensor], Tensor]) -> Generator[None]:
-    """Call ``see`` with what each of the named modules answers, and go on with what it returns."""
-    hooks = []
-    for name in names:
-
-        def hook(module: nn.Module, _: object, out: Tensor, name: str = name) -> Tensor:
-            return see(name, module, out)
-
-        hooks.append(network.net.get_submodule(name).register_forward_hook(hook))
+def _watching(
+    network: Network, names: Mapping[str, str], see: Callable[[str, nn.Module, Any], Tensor | None]
+) -> Generator[None]:
+    """Call ``see`` under the name given to a path with what the module there answers; it may answer in its place."""
+    handles = [
+        network.net.get_submodule(path).register_forward_hook(lambda module, _, out, name=name: see(name, module, out))
+        for path, name in names.items()
+    ]
     try:
         yield
     finally:
-        for handle in hooks:
+        for handle in handles:
             handle.remove()
