@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from raytrain_xai.models.bcos_layers import BatchNormUncentered2d
+from raytrain_xai.models.bcos_norms import BatchNormUncentered2d
 from raytrain_xai.models.network import Network
 from raytrain_xai.types import Batch
 

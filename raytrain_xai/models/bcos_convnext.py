@@ -19,8 +19,8 @@ import torch
 from torch import Tensor, nn
 
 from raytrain_xai.models.architecture import Architecture, Cut, flat
-from raytrain_xai.models.bcos_layers import BatchNormUncentered2d, BcosConv2d, LogitLayer, class_prior_bias
-from raytrain_xai.models.bcos_norms import PositionNorm2d
+from raytrain_xai.models.bcos_layers import BcosConv2d, LogitLayer, class_prior_bias
+from raytrain_xai.models.bcos_norms import BatchNormUncentered2d, PositionNorm2d
 from raytrain_xai.models.chain import Chain, run_chain
 from raytrain_xai.models.linearise import Pullback, linearise
 from raytrain_xai.models.residual import linearise_scaled_residual

@@ -14,7 +14,8 @@ from typing import cast
 from torch import Tensor, nn
 
 from raytrain_xai.models.architecture import Architecture, Cut, flat
-from raytrain_xai.models.bcos_layers import BatchNormUncentered2d, BcosConv2d, LogitLayer, class_prior_bias
+from raytrain_xai.models.bcos_layers import BcosConv2d, LogitLayer, class_prior_bias
+from raytrain_xai.models.bcos_norms import BatchNormUncentered2d
 from raytrain_xai.models.chain import Chain, run_chain
 from raytrain_xai.models.dense import DenseLayer
 

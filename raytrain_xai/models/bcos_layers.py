@@ -1,4 +1,4 @@
-"""B-cos layers: convolution, linear, uncentred normalisation, logit layer, input encoding, and their linear views.
+"""B-cos layers: convolution, linear and logit layer, and their linear views.
 
 Source: Böhle et al., CVPR 2022 (arXiv 2205.10268) and TPAMI 2024 (arXiv 2306.10898). State-dict keys are those of the
 public B-cos v2 checkpoints (``<layer>.linear.weight``, norms without bias). The explanation of a layer, in which the
@@ -15,16 +15,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from raytrain_xai.models.bcos_norms import BatchNormUncentered2d
 from raytrain_xai.models.chain import DynamicLinear
 from raytrain_xai.models.convolution import ConvGeometry
-from raytrain_xai.models.folding import Fold, FoldedBcosConv2d, version_of
+from raytrain_xai.models.folding import Fold, FoldedBcosConv2d, Version, version_of
 from raytrain_xai.models.fused import (
     PATCH_EPS,
     autocast_operands,
     bcos_conv2d,
     bcos_pullback,
     conv_input_grad,
-    uncentered_batch_norm,
     unit_filters,
 )
 from raytrain_xai.models.fused_grouped import grouped_bcos_conv2d, grouped_bcos_pullback, grouped_energy
@@ -149,6 +149,7 @@ class BcosLinear(DynamicLinear):
         self.linear = nn.Linear(in_features, out_features * max_out, bias=False)
         self.b = b
         self.max_out = max_out
+        self._remembered: tuple[Version, Tensor] | None = None
 
     @property
     def is_fused(self) -> bool:
@@ -157,8 +158,25 @@ class BcosLinear(DynamicLinear):
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., D) -> (..., O)."""
-        x, weight = autocast_operands(x, unit_filters(self.linear.weight))
+        x, weight = autocast_operands(x, self.filters())
         return bcos_linear(x, weight)[0] if self.is_fused else self.scaled(x, weight).out
+
+    def filters(self) -> Tensor:
+        """The filters ŵ (O · max_out, D); remembered in evaluation without gradients, until the weights change."""
+        if self.training or torch.is_grad_enabled() or torch.compiler.is_compiling():
+            return unit_filters(self.linear.weight)
+        version = version_of([self.linear.weight])
+        if version is None:
+            return unit_filters(self.linear.weight)
+        if self._remembered is None or self._remembered[0] != version:
+            self._remembered = version, unit_filters(self.linear.weight)
+        return self._remembered[1]
+
+    def train(self, mode: bool = True) -> Self:
+        """As ``nn.Module.train``; forgets the remembered filters."""
+        if mode:
+            self._remembered = None
+        return super().train(mode)
 
     def scaled(self, x: Tensor, weight: Tensor) -> _Scaled:
         """Records for the linear view."""
@@ -171,51 +189,6 @@ class BcosLinear(DynamicLinear):
         cosine = response.abs() / (torch.linalg.vector_norm(x, dim=-1, keepdim=True) + LINEAR_EPS)
         scale = cosine if self.b == 2 else (cosine + SCALE_EPS) ** (self.b - 1)
         return _Scaled(response * scale, scale, winner)
-
-
-class BatchNormUncentered2d(DynamicLinear):
-    """Batch normalisation that scales but does not shift: x / sqrt(var + eps) · weight, no bias.
-
-    ``var`` is the ordinary centred, biased variance, also in the running estimate (torch's BatchNorm2d keeps the
-    unbiased one). In training with several workers the statistics are those of the joint batch.
-    """
-
-    running_mean: Tensor
-    running_var: Tensor
-    num_batches_tracked: Tensor
-
-    def __init__(self, num_features: int, eps: float = 1e-5, momentum: float = 0.1, *, affine: bool = True) -> None:
-        super().__init__()
-        self.eps = eps
-        self.momentum = momentum
-        self.weight = nn.Parameter(torch.ones(num_features)) if affine else None
-        self.register_buffer("running_mean", torch.zeros(num_features))  # unused, kept for the public state dict
-        self.register_buffer("running_var", torch.ones(num_features))
-        self.register_buffer("num_batches_tracked", torch.tensor(0, dtype=torch.long))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, C, H, W) -> same."""
-        return self.scaled(x)[0]
-
-    def scaled(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """(output, scale per channel (C,)); updates the running variance in training."""
-        if not self.training:
-            k = self.scale()
-            return x * k.view(1, -1, 1, 1).to(x.dtype), k
-        out, k, var = uncentered_batch_norm(x, self.weight, self.eps)
-        with torch.no_grad():
-            self.running_var.lerp_(var.to(self.running_var.dtype), self.momentum)
-            self.num_batches_tracked.add_(1)
-        return out, k
-
-    def scale(self) -> Tensor:
-        """weight / sqrt(running variance + eps), (C,)."""
-        inverse_std = (self.running_var + self.eps).rsqrt()
-        return inverse_std if self.weight is None else inverse_std * self.weight
-
-    def statistics(self) -> list[Tensor]:
-        """The tensors that :meth:`scale` is made of."""
-        return [self.running_var] if self.weight is None else [self.running_var, self.weight]
 
 
 class LogitLayer(nn.Module):
@@ -232,13 +205,6 @@ class LogitLayer(nn.Module):
 
     def extra_repr(self) -> str:
         return f"temperature={self.temperature}, bias={self.bias:.4f}"
-
-
-class AddInverse(nn.Module):
-    """Encode RGB as (x, 1 - x): (B, 3, H, W) in [0, 1] -> (B, 6, H, W)."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return torch.cat([x, 1 - x], dim=1)
 
 
 def class_prior_bias(num_classes: int) -> float:
@@ -268,7 +234,7 @@ def _(module: BcosConv2d, x: Tensor) -> tuple[Tensor, Pullback]:
 
 @linearise.register(BcosLinear)
 def _(module: BcosLinear, x: Tensor) -> tuple[Tensor, Pullback]:
-    x, weight = autocast_operands(x, unit_filters(module.linear.weight))
+    x, weight = autocast_operands(x, module.filters())
     if module.is_fused:
         out, y, r = bcos_linear(x, weight)
         return out, lambda g, rows: (take_rows(y, rows).abs() * take_rows(r, rows).to(y.dtype) * g) @ weight
@@ -279,12 +245,6 @@ def _(module: BcosLinear, x: Tensor) -> tuple[Tensor, Pullback]:
         return _to_winner(h, record.winner, rows, module.max_out, -1) @ weight
 
     return record.out, pullback
-
-
-@linearise.register(BatchNormUncentered2d)
-def _(module: BatchNormUncentered2d, x: Tensor) -> tuple[Tensor, Pullback]:
-    out, k = module.scaled(x)
-    return out, lambda g, rows: g * k.view(1, -1, 1, 1).to(g.dtype)  # noqa: ARG005
 
 
 @linearise.register(LogitLayer)

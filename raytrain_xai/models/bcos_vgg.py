@@ -13,7 +13,8 @@ from functools import partial
 from torch import Tensor, nn
 
 from raytrain_xai.models.architecture import Architecture, Cut, flat
-from raytrain_xai.models.bcos_layers import BatchNormUncentered2d, BcosConv2d, LogitLayer, class_prior_bias
+from raytrain_xai.models.bcos_layers import BcosConv2d, LogitLayer, class_prior_bias
+from raytrain_xai.models.bcos_norms import BatchNormUncentered2d
 from raytrain_xai.models.chain import run_chain
 
 WIDTHS = (64, 128, 256, 512, 512)

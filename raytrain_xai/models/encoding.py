@@ -1,4 +1,4 @@
-"""Encoding of images for networks that are not B-cos (those take ``AddInverse``)."""
+"""Encoding of images: [x, 1 - x] for B-cos networks, normalised colours for the others."""
 
 from __future__ import annotations
 
@@ -20,3 +20,10 @@ class Normalise(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(B, 3, H, W) float in [0, 1] -> same shape, about [-2.2, 2.7]."""
         return (x - self.mean) / self.std
+
+
+class AddInverse(nn.Module):
+    """Encode RGB as (x, 1 - x): (B, 3, H, W) in [0, 1] -> (B, 6, H, W)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.cat([x, 1 - x], dim=1)

@@ -40,8 +40,7 @@ from raytrain_xai.models import (
     xdnn,
 )
 from raytrain_xai.models.architecture import Architecture, named_taps
-from raytrain_xai.models.bcos_layers import AddInverse
-from raytrain_xai.models.encoding import Normalise
+from raytrain_xai.models.encoding import AddInverse, Normalise
 from raytrain_xai.models.network import Network
 from raytrain_xai.models.weights import load_weights
 

@@ -12,7 +12,9 @@ from raytrain_xai.attribution.gradcam import gradcam
 from raytrain_xai.attribution.input_x_gradient import input_x_gradient
 from raytrain_xai.attribution.tapped import TappedPass, tapped_pass
 from raytrain_xai.errors import ConfigError
-from raytrain_xai.models.bcos_layers import AddInverse, BatchNormUncentered2d, BcosConv2d
+from raytrain_xai.models.bcos_layers import BcosConv2d
+from raytrain_xai.models.bcos_norms import BatchNormUncentered2d
+from raytrain_xai.models.encoding import AddInverse
 from raytrain_xai.models.network import Network
 from raytrain_xai.models.zoo import build_network
 

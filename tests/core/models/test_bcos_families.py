@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from raytrain_xai.models.bcos_convnext import NORMS, BcosConvNeXt
 from raytrain_xai.models.bcos_densenet import BcosDenseNet
-from raytrain_xai.models.bcos_layers import BatchNormUncentered2d
+from raytrain_xai.models.bcos_norms import BatchNormUncentered2d
 from raytrain_xai.models.bcos_resnet import BcosBasicBlock, BcosBottleneck, BcosResNet
 from raytrain_xai.models.bcos_vgg import BcosVgg
 from raytrain_xai.models.linearise import linearise_chain

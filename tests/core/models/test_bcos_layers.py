@@ -10,14 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from raytrain_xai.models.bcos_layers import (
-    AddInverse,
-    BatchNormUncentered2d,
-    BcosConv2d,
-    BcosLinear,
-    LogitLayer,
-    class_prior_bias,
-)
+from raytrain_xai.models.bcos_layers import BcosConv2d, BcosLinear, LogitLayer, class_prior_bias
+from raytrain_xai.models.bcos_norms import BatchNormUncentered2d
+from raytrain_xai.models.encoding import AddInverse
 from raytrain_xai.models.fused import bcos_conv2d, unit_filters
 from raytrain_xai.models.linearise import linearise, linearise_chain
 

@@ -12,7 +12,7 @@ from bcos.modules import norms as peer_norms
 from torch import Tensor, nn
 
 from raytrain_xai.attribution.tapped import tapped_pass
-from raytrain_xai.models.bcos_layers import BatchNormUncentered2d
+from raytrain_xai.models.bcos_norms import BatchNormUncentered2d
 from raytrain_xai.models.bcos_resnet import BcosBasicBlock, BcosBottleneck, BcosResNet
 from raytrain_xai.models.linearise import linearise_chain
 from raytrain_xai.models.zoo import build_network

@@ -6,8 +6,10 @@ import pytest
 import torch
 from torch import nn
 
-from raytrain_xai.models.bcos_layers import AddInverse, BatchNormUncentered2d, BcosConv2d, LogitLayer
+from raytrain_xai.models.bcos_layers import BcosConv2d, LogitLayer
+from raytrain_xai.models.bcos_norms import BatchNormUncentered2d
 from raytrain_xai.models.compiled import CompiledForward
+from raytrain_xai.models.encoding import AddInverse
 from raytrain_xai.models.network import Network
 
 

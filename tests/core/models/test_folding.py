@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from raytrain_xai.attribution.tapped import tapped_pass
-from raytrain_xai.models.bcos_layers import BatchNormUncentered2d, BcosConv2d
+from raytrain_xai.models.bcos_layers import BcosConv2d, BcosLinear
+from raytrain_xai.models.bcos_norms import BatchNormUncentered2d
 from raytrain_xai.models.bcosified_layers import BcosifiedConv2d
 from raytrain_xai.models.chain import Chain, run_chain, steps
 from raytrain_xai.models.folding import FoldedBcosConv2d
@@ -78,6 +79,18 @@ def test_the_gain_of_a_converted_layer_is_folded_and_its_change_seen() -> None:
         before = run_chain([layer], x)
         layer.gain.mul_(3)
         torch.testing.assert_close(run_chain([layer], x), 3 * before, rtol=1e-12, atol=1e-14)
+
+
+def test_filters_of_linear_layers_are_remembered_until_they_change() -> None:
+    torch.manual_seed(0)
+    layer, x = BcosLinear(5, 4).double().eval(), torch.randn(2, 5, dtype=torch.float64)
+    with torch.no_grad():
+        first = layer.filters()
+        assert layer.filters() is first
+        before = layer(x)
+        layer.linear.weight.mul_(torch.tensor([[1.0], [-1.0], [2.0], [-3.0]]))  # the filters are unit filters
+        torch.testing.assert_close(layer(x), before * torch.tensor([1, -1, 1, -1]), rtol=1e-12, atol=1e-14)
+    assert layer.filters().requires_grad
 
 
 def test_nothing_is_folded_with_gradients_or_in_training() -> None:
