@@ -73,5 +73,5 @@ def _echo(result: Result, plan: Plan) -> None:
     for score in result.scores:
         summary = summarise_shares(score.shares)
         click.echo(f"  {score.method!s:<24} {summary.mean:.3f}  median {summary.quantiles[2]:.3f}")
-    for reason in plan.skipped.values():
-        click.echo(f"  left out: {reason}")
+    for method, reason in plan.skipped.items():
+        click.echo(f"  {method:<24} left out: {reason}")

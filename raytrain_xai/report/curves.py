@@ -44,6 +44,7 @@ _FOR_THE_PAGE = (
     (_INK, "currentColor"),
 )
 _SIZE_INCHES = (4.4, 2.6)
+_BOX_WIDTH_INCHES = 6.4  # half of it may be labels
 _FADED = 0.4
 
 
@@ -157,6 +158,7 @@ def box_chart(description: str, boxes: Sequence[Box], axis: str, chance: float) 
     """
     with rc_context(_STYLE):
         figure, axes = _canvas(height=0.75 + 0.27 * len(boxes))
+        figure.set_figwidth(_BOX_WIDTH_INCHES)
         for row, box in enumerate(boxes):
             low, first, median, third, high = box.quantiles
             colour = colour_of(box.group)

@@ -23,7 +23,7 @@ INDEX, PAGE, PICTURE = "localisation.json", "localisation.html", "localisation.p
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 _SHOWN_PX = 336  # side of the mosaics on the page; divisible by 2 and 3
 Measured = tuple[Result, Plan]
-_AXIS = "share of positive attribution in the own tile"
+_AXIS = "positive share in the own tile"
 
 
 @dataclass(frozen=True)
@@ -146,7 +146,7 @@ def _model(position: int, result: Result, plan: Plan, best: float) -> dict[str, 
                 "is_best": float(f"{score.shares.mean():.3f}") == best,
             }
         )
-    skipped = "; ".join(plan.skipped.values()) or "none"
+    skipped = ", ".join(plan.skipped) or "none"
     return {"label": result.label, "colour": colour_of(position), "result": result, "rows": rows, "skipped": skipped}
 
 

@@ -7,7 +7,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from raytrain_xai.report.curves import Series, colour_of, front_chart, group_chart, line_chart
+from raytrain_xai.report.curves import Box, Series, box_chart, colour_of, front_chart, group_chart, line_chart
 
 LINES = [Series(0, [1, 2, 3], [0.2, 0.4, 0.9]), Series(1, [1, 2, 3], [0.5, 0.5, 0.5])]
 
@@ -89,3 +89,24 @@ def test_equal_data_give_equal_drawings() -> None:
 def test_colours_repeat_after_eight_runs() -> None:
     assert len({colour_of(run) for run in range(8)}) == 8
     assert colour_of(8) == colour_of(0)
+
+
+def test_boxes_lie_where_their_quantiles_are() -> None:
+    """The dashed line at .4 halves a box from .2 to .6, and the whiskers end at .1 and .9."""
+    boxes = [Box("a <b>", 0, (0.1, 0.2, 0.3, 0.6, 0.9), 0.35), Box("c", 1, (0.0, 0.1, 0.2, 0.3, 0.4), 0.2)]
+    svg, png = box_chart("scores", boxes, "share", chance=0.4)
+    assert {"a <b>", "c", "share"} <= set(texts(svg))
+    box = re.search(rf'<path d="([^"]*)"[^>]*style="fill: {colour_of(0)}', svg)
+    chance = re.search(r'<path d="([^"]*)"[^>]*stroke-dasharray', svg)
+    assert box is not None and chance is not None
+    x = [float(number) for number in re.findall(r"-?\d+(?:\.\d+)?", box[1])][::2]
+    middle = float(re.findall(r"-?\d+(?:\.\d+)?", chance[1])[0])
+    assert middle == pytest.approx((min(x) + max(x)) / 2, abs=0.01)
+    unit = (max(x) - min(x)) / 0.4
+    whiskers = re.findall(
+        rf'<path d="M ([\d.]+) [\d.]+ \nL ([\d.]+) [^"]*"[^>]*style="fill: none; stroke: {colour_of(0)}', svg
+    )
+    ends = [float(end) for pair in whiskers for end in pair]
+    assert min(ends) == pytest.approx(middle - 0.3 * unit, abs=0.01)
+    assert max(ends) == pytest.approx(middle + 0.5 * unit, abs=0.01)
+    assert png.startswith(b"\x89PNG")
