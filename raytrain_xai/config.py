@@ -70,6 +70,8 @@ class RunConfig(Section):
     """Parts in which a worker computes its share of a batch."""
     precision: Literal["float32", "bfloat16"] = "float32"
     channels_last: bool = False
+    compile: bool = False
+    """Compile the training pass (minutes at the start); for plain training, guided steps gain next to nothing."""
     data: DataConfig
     model: ModelConfig
     optim: OptimConfig = OptimConfig()
@@ -112,6 +114,12 @@ class RunConfig(Section):
                 "boxes do not follow images that are mixed or bent: set guidance.weight=0, or mixup_alpha, "
                 "cutmix_alpha and data.policy off"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _compiles_what_is_plain(self) -> Self:
+        if self.compile and (self.guidance.weight > 0 or self.bcosify is not None):
+            raise ValueError("compile is for plain training: set guidance.weight=0 and no bcosify, or compile=false")
         return self
 
     @model_validator(mode="after")

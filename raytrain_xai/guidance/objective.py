@@ -9,8 +9,10 @@ in the order of the released code (``paper_code``), whatever the evaluation uses
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
+import torch
 from torch import Tensor, nn
 
 from raytrain_xai.attribution.attribute import attribute
@@ -38,11 +40,12 @@ class GuidanceObjective(nn.Module):
         seed: of the drawn classes and mixtures.
         loss: classification loss.
         mixing: of the images in training mode; the parts of a batch then consist of pairs (``training_plan``).
+        compile: run the network's training pass as a compiled program, where there is no guidance.
     """
 
     def __init__(
         self, network: Network, guidance: GuidanceConfig, seed: int, loss: LossConfig | None = None,
-        mixing: MixingConfig | None = None,
+        mixing: MixingConfig | None = None, *, compile: bool = False,
     ) -> None:  # fmt: skip
         super().__init__()
         self.network = network
@@ -51,6 +54,7 @@ class GuidanceObjective(nn.Module):
         self.seed = seed
         self.loss = loss or LossConfig()
         self.mixing = mixing or MixingConfig()
+        self._classify: Callable[[Tensor], Tensor] = torch.compile(network.forward) if compile else network.forward
 
     def forward(self, batch: Batch, step: int, world_size: int) -> StepOutput:
         """One batch, or one part of it on one worker.
@@ -67,7 +71,7 @@ class GuidanceObjective(nn.Module):
         rows = batch.annotated_rows
         is_guided = self.guidance.weight > 0 and rows.numel() > 0
         if not is_guided:
-            logits, localisation = self.network(batch.images), None
+            logits, localisation = self._classify(batch.images), None
         else:
             tapped = tapped_pass(self.network, batch.images, self.guidance.layer)
             logits, localisation = tapped.logits, self._localisation(tapped, batch, step)

@@ -32,4 +32,4 @@ def build_objective(network: Network, config: RunConfig, info: DatasetInfo) -> n
 
 
 def _guided(config: RunConfig, network: Network) -> nn.Module:
-    return GuidanceObjective(network, config.guidance, config.seed, config.loss, config.mixing)
+    return GuidanceObjective(network, config.guidance, config.seed, config.loss, config.mixing, compile=config.compile)

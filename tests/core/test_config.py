@@ -89,3 +89,9 @@ def test_guidance_refuses_images_that_leave_their_boxes(section: dict[str, objec
     parse_config(MINIMAL | section)
     with pytest.raises(ConfigError, match="boxes do not follow.*guidance.weight=0"):
         parse_config(MINIMAL | section | {"guidance": {"weight": 0.1}})
+
+
+def test_compile_is_refused_with_guidance() -> None:
+    assert parse_config(MINIMAL | {"compile": True}).compile
+    with pytest.raises(ConfigError, match="compile is for plain training: set guidance.weight=0"):
+        parse_config(MINIMAL | {"compile": True, "guidance": {"weight": 0.1}})

@@ -158,3 +158,20 @@ def test_mixing_is_for_training_and_its_labels_go_into_the_chosen_loss() -> None
     torch.testing.assert_close(sum(parts) / 2, expected)
     unmixed = classification_loss(network(batch.images), batch.labels, "off_label_bce", 0.1) / 6
     torch.testing.assert_close(objective.eval()(batch, 8, 1).loss, unmixed)
+
+
+@pytest.mark.filterwarnings("ignore")  # the compiler warns of what it finds on the machine
+def test_compiled_training_has_the_same_loss_and_gradients(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Traced and differentiated as for the compiler, without the minute that native code takes."""
+    compiler = torch.compile
+    monkeypatch.setattr(torch, "compile", lambda function: compiler(function, backend="aot_eager", fullgraph=True))
+    batch, found = make_batch(4, []), []
+    for is_compiled in (False, True):
+        network = bcos_network()
+        objective = GuidanceObjective(network, GuidanceConfig(), seed=0, compile=is_compiled).train()
+        loss = objective(batch, 3, 1).loss
+        found.append((loss.detach(), gradients(network, loss), network.net.bn1.running_var))
+    (loss, gradient, variance), (compiled_loss, compiled_gradient, compiled_variance) = found
+    torch.testing.assert_close(compiled_loss, loss, rtol=1e-10, atol=0)
+    torch.testing.assert_close(compiled_gradient, gradient, rtol=1e-8, atol=1e-12)
+    torch.testing.assert_close(compiled_variance, variance, rtol=1e-10, atol=0)
