@@ -9,7 +9,7 @@ from torch import nn
 
 from raytrain_xai.attribution.attribute import check_attribution
 from raytrain_xai.bcosification import build_plain
-from raytrain_xai.config import RunConfig
+from raytrain_xai.config import BcosifyConfig, RunConfig
 from raytrain_xai.data.dataset import DatasetInfo, StoredSplit, open_dataset
 from raytrain_xai.errors import ConfigError, DataError
 from raytrain_xai.guidance.distillation import TAP
@@ -67,9 +67,8 @@ def check_run(config: RunConfig, *, is_new: bool) -> DatasetInfo:
             f"model.norm_statistics=frozen keeps the statistics that come with pretrained weights, but {network.name} "
             "starts from random ones; set model.norm_statistics=batch or give model.weights"
         )
-    if is_new and config.bcosify is not None:
-        build_plain(network, config.bcosify)  # its weights can be read
-        network.depth(TAP)
+    if config.bcosify is not None:
+        check_bcosify(network, config.bcosify)
     if config.model.stochastic_depth > 0:
         set_stochastic_depth(network.net, config.model.stochastic_depth)
     method = config.guidance.attribution or network.default_attribution
@@ -77,6 +76,20 @@ def check_run(config: RunConfig, *, is_new: bool) -> DatasetInfo:
     if config.workers > 1 and config.model.norm_statistics == "batch":
         _refuse_local_statistics(network)
     return info
+
+
+def check_bcosify(network: Network, bcosify: BcosifyConfig) -> None:
+    """Check that a network can learn the features of its plain counterpart, and that this one's weights can be read.
+
+    Raises:
+        ConfigError, CheckpointError: names the key to change.
+    """
+    if TAP not in network.taps:
+        raise ConfigError(
+            f"{network.name} has no map behind its blocks whose features could be distilled; write its start with "
+            "`raytrain-xai models bcosify`, give it as model.weights and leave the section bcosify out"
+        )
+    build_plain(network, bcosify)
 
 
 def _check_splits(config: RunConfig, info: DatasetInfo) -> None:
