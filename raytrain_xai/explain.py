@@ -39,7 +39,7 @@ class ClassExplanation:
         name: class name.
         index: position of the class in the logits.
         logit: evidence for the class, unbounded.
-        probability: sigmoid of the logit; classes do not compete.
+        probability: see :meth:`Explainer.probabilities`.
         attribution: (H, W) float32, signed: positive speaks for the class.
         positive_share: positive part of the map divided by its absolute sum, in [0, 1]; 0 for an empty map.
         completeness_residual: |sum of the input's contributions + logit bias - logit|, 0 up to rounding; None for
@@ -63,7 +63,7 @@ class Explanation:
 
     Attributes:
         logits: (C,) float32.
-        probabilities: (C,) float32, sigmoid of the logits.
+        probabilities: (C,) float32, see :meth:`Explainer.probabilities`.
         classes: the explained classes, largest logit first.
     """
 
@@ -94,13 +94,14 @@ class Explainer:
         origin: where the weights came from, for the records that callers keep.
         shorter: side to which the shorter one is scaled before the central square of ``image_size`` is cut out; None
             squeezes pictures to a square.
+        exclusive: classes compete, as those of a network trained with cross-entropy.
     Raises:
         ConfigError: method or layer do not fit the network, or the number of class names does not.
     """
 
     def __init__(
         self, network: Network, *, classes: Sequence[str], image_size: int, method: str, layer: str,
-        intgrad_steps: int = 8, origin: str = "", shorter: int | None = None,
+        intgrad_steps: int = 8, origin: str = "", shorter: int | None = None, exclusive: bool = False,
     ) -> None:  # fmt: skip
         check_attribution(network, method, layer)
         if len(classes) != network.num_classes:
@@ -113,6 +114,7 @@ class Explainer:
         self.intgrad_steps = intgrad_steps
         self.origin = origin
         self.shorter = shorter
+        self.exclusive = exclusive
 
     @classmethod
     def load(cls, run: str, *, which: str = "selected", device: torch.device | str = "cpu") -> Self:
@@ -142,7 +144,12 @@ class Explainer:
             intgrad_steps=config.guidance.intgrad_steps,
             origin=origin,
             shorter=config.data.eval_resize,
+            exclusive=config.loss.name == "cross_entropy",
         )
+
+    def probabilities(self, logits: Tensor) -> Tensor:
+        """(B, C) float -> same in [0, 1]: sigmoid of each logit, or softmax where classes are exclusive."""
+        return logits.softmax(dim=1) if self.exclusive else logits.sigmoid()
 
     def __call__(
         self, images: Tensor | Sequence[Image.Image], *, names: Sequence[str] = (), top: int = 1
@@ -211,9 +218,12 @@ class Explainer:
         return {
             "image_size": self.image_size,
             "layout": "(B, 3, H, W) uint8, RGB",
-            "resize": "bilinear with antialiasing to image_size x image_size, aspect ratio ignored"
-            if self.shorter is None
-            else f"bilinear with antialiasing, shorter side to {self.shorter}; then the central image_size x image_size",
+            "resize": "bilinear with antialiasing, "
+            + (
+                "to image_size x image_size, aspect ratio ignored"
+                if self.shorter is None
+                else f"shorter side to {self.shorter}; then the central image_size x image_size"
+            ),
         }
 
     @property
@@ -267,7 +277,7 @@ class Explainer:
     def _collect(self, logits: Tensor, rows: Tensor, target: Tensor, pairs: AttributedPairs) -> list[Explanation]:
         """Per image, with its classes in order of their logits; one transfer from the device per tensor."""
         logits, maps = logits.float().cpu(), pairs.maps.float().cpu()
-        probabilities = logits.sigmoid()
+        probabilities = self.probabilities(logits)
         positive, total = maps.clamp(min=0).sum(dim=(1, 2)), maps.abs().sum(dim=(1, 2))
         share = torch.where(total > 0, positive / total, 0.0)
         residuals = None if pairs.residuals is None else pairs.residuals.cpu()

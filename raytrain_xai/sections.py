@@ -72,8 +72,9 @@ class ModelConfig(Section):
     weights: str | None = None
     """``official`` (published, see ``raytrain-xai models info``), ``imagenet`` (embedded SqueezeNet), a file, a run
     folder, or nothing (random)."""
-    norm_statistics: Literal["batch", "frozen"] = "frozen"
-    """batch: normalisation statistics of the batch, over all workers; frozen: the stored ones (pretrained networks)."""
+    norm_statistics: Literal["batch", "local", "frozen"] = "frozen"
+    """batch: normalisation statistics of the batch, over all workers; local: torch's BatchNorm takes those of the share
+    of each worker, as most published trainings; frozen: the stored ones (pretrained networks)."""
     stochastic_depth: float = Field(default=0.0, ge=0, lt=1)
     """Probability that the last residual block is left out in training, growing linearly from 0 at the first."""
 

@@ -62,7 +62,7 @@ def build_network(
     num_classes: int,
     *,
     weights: str | None = None,
-    norm_statistics: Literal["batch", "frozen"] = "frozen",
+    norm_statistics: Literal["batch", "local", "frozen"] = "frozen",
 ) -> Network:
     """Build an architecture with a head for ``num_classes`` and load weights into it.
 
@@ -71,7 +71,8 @@ def build_network(
         num_classes: K >= 1.
         weights: see :func:`~raytrain_xai.models.weights.load_weights`; None leaves the random initialisation.
         norm_statistics: frozen keeps normalisation layers on their stored statistics in training too; with random
-            weights these are mean 0 and variance 1, so train networks with norms from scratch with batch.
+            weights these are mean 0 and variance 1, so train networks with norms from scratch with batch (or local,
+            which is the same inside one process).
     Raises:
         ConfigError: unknown name, no class, or no such weights for this architecture.
         CheckpointError: the weights cannot be read or belong to another architecture.

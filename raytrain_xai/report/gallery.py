@@ -99,6 +99,7 @@ def build_gallery(
 def _tiles(run: int, explainer: Explainer, batch: Batch, shown: Batch, target: Tensor, info: DatasetInfo) -> list[Tile]:
     logits, pairs = explainer.attribute(batch.images, target)
     logits, maps = logits.cpu(), pairs.maps.cpu()
+    probabilities = explainer.probabilities(logits)
     size = (explainer.image_size, explainer.image_size)
     region = rasterise(batch.boxes, batch.box_labels == target[:, None], size)
     epg = energy_pointing_game(maps, region)
@@ -112,7 +113,7 @@ def _tiles(run: int, explainer: Explainer, batch: Batch, shown: Batch, target: T
             heatmap=draw_boxes(to_picture(overlays[row]), boxes[row]),
             rgba=None if pairs.rgba is None else on_white(to_picture(pairs.rgba[row])),
             epg=float(epg[row]) if has_region[row] else None,
-            probability=float(logits[row, target[row]].sigmoid()),
+            probability=float(probabilities[row, target[row]]),
             verdict=_verdict(logits[row], int(target[row]), info),
         )
         for row in rows

@@ -7,7 +7,7 @@ Every function is a collective: all workers call it, the same number of times. I
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import safetensors.torch
@@ -35,6 +35,13 @@ def sum_over_workers(values: Tensor) -> Tensor:
     if is_distributed():
         dist.all_reduce(values)
     return values
+
+
+def broadcast_tensors(tensors: Iterable[Tensor]) -> None:
+    """Overwrite tensors with those of worker 0; in place."""
+    if is_distributed():
+        for tensor in tensors:
+            dist.broadcast(tensor, src=0)
 
 
 def broadcast_json(value: Any, device: torch.device) -> Any:

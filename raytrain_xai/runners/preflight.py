@@ -124,7 +124,8 @@ def _refuse_local_statistics(network: Network) -> None:
     if any(isinstance(module, nn.BatchNorm2d) for module in network.net.modules()):
         raise ConfigError(
             f"model.norm_statistics=batch with several workers is not possible for {network.name}, whose BatchNorm "
-            "would see only a worker's share of the batch; set model.norm_statistics=frozen or workers=1"
+            "would see only a worker's share of the batch; set model.norm_statistics to local if that is meant, or to "
+            "frozen, or workers=1"
         )
 
 

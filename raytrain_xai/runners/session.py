@@ -32,7 +32,7 @@ from raytrain_xai.models.weights import load_weights
 from raytrain_xai.models.zoo import build_network
 from raytrain_xai.optimizer_state import load_optimizer_tensors, optimizer_tensors
 from raytrain_xai.run_folder import CHECKPOINTS, PARETO, claim_attempt, run_location, write_json
-from raytrain_xai.runners.collective import broadcast_json, gather_tensors, is_distributed
+from raytrain_xai.runners.collective import broadcast_json, broadcast_tensors, gather_tensors, is_distributed
 from raytrain_xai.runners.history import Position, front_record, protected_steps
 from raytrain_xai.runners.objective import build_objective
 from raytrain_xai.runners.optimiser import build_optimiser, num_warmup_steps
@@ -166,6 +166,8 @@ def measure(session: Session, split: str, iou_threshold: float | None) -> dict[s
     The average of the weights is measured where there is one.
     """
     config, worker = session.config, session.worker
+    if config.model.norm_statistics == "local":
+        broadcast_tensors(session.measured.net.buffers())  # as a checkpoint holds them
     state = evaluate(
         session.measured,
         evaluation_batches(

@@ -202,3 +202,14 @@ def test_pictures_are_cut_as_evaluation_cuts_them() -> None:
     squeezing = explainer("bcos_resnet_tiny", "bcos", "Input")
     assert squeezing.visible(picture) is picture
     assert not torch.equal(squeezing.prepare([picture]), squeezing.prepare([framed]))
+
+
+def test_probabilities_of_exclusive_classes_sum_to_one() -> None:
+    options = {"classes": CLASSES, "image_size": SIZE, "method": "bcos", "layer": "Input"}
+    images = torch.randint(0, 256, (2, 3, SIZE, SIZE), dtype=torch.uint8)
+    exclusive = Explainer(network("bcos_resnet_tiny"), **options, exclusive=True)(images)
+    separate = Explainer(network("bcos_resnet_tiny"), **options)(images)
+    for one, other in zip(exclusive, separate, strict=True):
+        torch.testing.assert_close(one.probabilities, one.logits.exp() / one.logits.exp().sum())
+        torch.testing.assert_close(other.probabilities, 1 / (1 + (-other.logits).exp()))
+        assert one.classes[0].probability == pytest.approx(float(one.probabilities.max()))

@@ -61,6 +61,17 @@ def validation(config: RunConfig, rank: int, world_size: int) -> dict[str, float
     return measure(session_of(config, rank, world_size), "val", None)
 
 
+def local_statistics(config: RunConfig, rank: int) -> dict[str, Any]:
+    """One step with the statistics of each worker's share, then the validation."""
+    session = session_of(config, rank, WORLD_SIZE)
+    session.model.train()
+    data = TrainingData(config, session.info, rank=rank, world_size=WORLD_SIZE)
+    loop.forward_backward(session, [next(iter(data.epoch(0)))], 0)
+    before = session.network.net.bn1.running_mean.tolist()
+    metrics = measure(session, "val", None)
+    return {"before": before, "metrics": metrics, "after": session.network.net.bn1.running_mean.tolist()}
+
+
 def main(rank: int, port: int, folder: str) -> None:
     """Everything the tests ask of two processes, in one start of them."""
     torch.set_num_threads(1)
@@ -74,6 +85,7 @@ def main(rank: int, port: int, folder: str) -> None:
             safetensors.torch.save_file({k: v.contiguous() for k, v in tensors.items()}, file)
     answers: dict[str, Any] = {
         "validation": validation(parse_config(asked["validation"]), rank, WORLD_SIZE),
+        "local": local_statistics(parse_config(asked["local"]), rank),
         "broadcast": broadcast_json({"from": rank, "long": "x" * 1000 * (rank + 1)}, device)["from"],
         "gathered_json": gather_json([rank] * (rank + 1), device),
         "gathered_tensors": [

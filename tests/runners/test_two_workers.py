@@ -35,6 +35,9 @@ STEPS: dict[str, dict[str, Any]] = {
         "mixing": {"mixup_alpha": 0.2, "cutmix_alpha": 1.0}, "data": {"repeats": 2, "policy": "trivialaugment"},
     },
 }  # fmt: skip
+LOCAL: dict[str, Any] = {
+    "model": {"name": "resnet18", "norm_statistics": "local"}, "guidance": {"weight": 0.0, "attribution": "ixg"},
+}  # fmt: skip
 
 
 def make(birds: Path, storage: Path, name: str, changes: dict[str, Any]) -> RunConfig:
@@ -57,6 +60,7 @@ def two(birds: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     asked = {
         "steps": {name: dump(make(birds, at, name, changes)) for name, changes in STEPS.items()},
         "validation": dump(make(birds, at, "validation", {})),
+        "local": dump(make(birds, at, "local", LOCAL)),
         "non_finite": dump(make(birds, at, "non-finite", {})),
         "run": dump(make(birds, at, "run", {})),
     }
@@ -134,6 +138,13 @@ def test_both_workers_end_with_the_same_evaluation_as_one(two: Path, birds: Path
     assert first == second
     assert first == pytest.approx(one, abs=1e-6)
     assert {"epg", "iou", "f1", "worst_group"} <= first.keys()
+
+
+def test_local_statistics_differ_in_training_and_are_those_of_worker_0_in_evaluation(two: Path) -> None:
+    first, second = (answers(two, rank)["local"] for rank in (0, 1))
+    assert first["before"] != second["before"]
+    assert first["after"] == second["after"] == first["before"]
+    assert first["metrics"] == second["metrics"]
 
 
 def test_values_travel_whole(two: Path) -> None:
