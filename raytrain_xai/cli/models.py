@@ -25,23 +25,27 @@ def models_group() -> None:
 
 @models_group.command("list")
 def list_command() -> None:
-    """List every architecture with the accuracy of its published weights and whether they are here."""
+    """List every architecture with its cost, the accuracy of its published weights and whether they are here."""
     from rich.table import Table
 
     from raytrain_xai.models.catalogue import CATALOGUE
+    from raytrain_xai.models.cost import listed_costs
     from raytrain_xai.models.download import find_file
     from raytrain_xai.models.zoo import ARCHITECTURES
 
     table = Table("architecture", "kind")
-    for column in ("image", "top-1 %", "weights"):
+    for column in ("M par.", "GMACs", "image", "top-1 %", "weights"):
         table.add_column(column, justify="right")
+    costs = listed_costs()
     for name, architecture in sorted(ARCHITECTURES.items()):
-        row = [name, "B-cos" if architecture.is_bcos else "standard", f"{architecture.image_size} px"]
+        cost = costs[name]
+        size, work = f"{cost.parameters / 1e6:.1f}", f"{cost.multiply_adds / 1e9:.2f}"
+        row = [name, "B-cos" if architecture.is_bcos else "standard", size, work, f"{architecture.image_size} px"]
         published = CATALOGUE.get(name, ())
         for weights in published:
             state = weights.variant + (" (here)" if find_file(weights) else "")
             table.add_row(*row, _percent(weights.top1), state)
-            row = ["", "", ""]
+            row = [""] * len(row)
         if not published:
             table.add_row(*row, "", "")
     echo_table(table)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import csv
 from dataclasses import dataclass
+from importlib.resources import files
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
@@ -39,3 +41,14 @@ def count_cost(name: str, num_classes: int = 1000) -> Cost:
         with FlopCounterMode(display=False) as counter:
             network(torch.empty(1, 3, size, size))
     return Cost(parameters, counter.get_total_flops() // 2, size)
+
+
+def listed_costs() -> dict[str, Cost]:
+    """Costs of all architectures with 1000 classes, from ``costs.csv``: counting them takes half a minute."""
+    text = (files("raytrain_xai.models") / "costs.csv").read_text(encoding="utf-8")
+    return {
+        row["architecture"]: Cost(
+            int(row["parameters"]), int(row["multiply_adds"]), find_architecture(row["architecture"]).image_size
+        )
+        for row in csv.DictReader(text.splitlines())
+    }

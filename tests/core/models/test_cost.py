@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 import torchvision
 
-from raytrain_xai.models.cost import count_cost
+from raytrain_xai.models.cost import count_cost, listed_costs
+from raytrain_xai.models.zoo import MODEL_NAMES
 
 
 @pytest.mark.parametrize("name", ["resnet18", "squeezenet1_1", "densenet121", "vgg11_bn", "convnext_tiny", "vit_b_16"])
@@ -24,3 +25,12 @@ def test_bcos_transformer_by_hand() -> None:
     cost = count_cost("bcos_simple_vit_ti_patch16_224", 10)
     assert cost.multiply_adds == n * (16**2 * 6) * d + 12 * block + d * 10
     assert cost.parameters == 16**2 * 6 * d + 12 * (12 * d**2 + 2 * d) + d + d * 10
+
+
+def test_the_list_has_every_architecture_as_counted() -> None:
+    """All names; the count itself of one network per family, as counting all takes half a minute."""
+    listed = listed_costs()
+    assert sorted(listed) == sorted(MODEL_NAMES)
+    families = ["bcos_resnet18", "bcos_densenet121", "bcos_vgg11_bnu", "bcos_convnext_atto_pn", "vgg11", "vit_b_32",
+                "bcos_vitc_ti_patch1_14", "bcosified_squeezenet1_1", "xdnn_resnet18", "squeezenet1_1"]  # fmt: skip
+    assert {name: listed[name] for name in families} == {name: count_cost(name) for name in families}

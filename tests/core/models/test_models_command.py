@@ -36,10 +36,11 @@ def test_list_names_every_architecture_and_what_is_here(mirror: Path) -> None:
     assert sorted(row[0] for row in rows if row[0]) == sorted(MODEL_NAMES)
     start = next(number for number, row in enumerate(rows) if row[0] == "bcos_resnet50")
     assert rows[start : start + 2] == [
-        ["bcos_resnet50", "B-cos", "224 px", "75.88", "official"], ["", "", "", "79.47", "official-long (here)"],
+        ["bcos_resnet50", "B-cos", "25.5", "4.31", "224 px", "75.88", "official"],
+        ["", "", "", "", "", "79.47", "official-long (here)"],
     ]  # fmt: skip
-    assert ["bcos_resnet_tiny", "B-cos", "112 px", "", ""] in rows
-    assert sum(1 for row in rows if row[4]) == sum(map(len, CATALOGUE.values()))
+    assert ["bcos_resnet_tiny", "B-cos", "1.5", "0.21", "112 px", "", ""] in rows
+    assert sum(1 for row in rows if row[6]) == sum(map(len, CATALOGUE.values()))
 
 
 def test_info(mirror: Path) -> None:
