@@ -10,7 +10,7 @@ LayerNorm              the centred one without bias
 GELU                   a gate: in the linear view Φ(x) is a factor
 self-attention         the same without biases; queries and keys are constant in the linear view
 ReLU, max-pooling      stay; they select and so are linear as they are
-dropout                is left out
+dropout                stays
 classifier             behind global average pooling it moves in front of it, as a 1x1 convolution
 logits                 a fixed bias, the logit of one class in K
 =====================  =============================================================================================
@@ -109,8 +109,6 @@ def _counterpart(module: nn.Module, *, is_first: bool) -> nn.Module | None:
             return (PositionNorm2d if is_per_position else LayerNorm)(module.normalized_shape[0], module.eps)
         case nn.GELU():
             return GeluGate()
-        case nn.Dropout():
-            return nn.Identity()
         case _:
             return None
 
