@@ -30,6 +30,10 @@ STEPS: dict[str, dict[str, Any]] = {
     },
     "gradcam-final": SQUEEZENET,
     "unguided": {"guidance": {"weight": 0.0}},
+    "bcosified": {
+        "model": {"name": "bcosified_squeezenet1_1", "norm_statistics": "frozen"}, "guidance": {"weight": 0.5},
+        "bcosify": {"calibration_images": 8, "distil_epochs": 0},
+    },
     "mixed-frozen": {
         "model": {"norm_statistics": "frozen"}, "guidance": {"weight": 0.0}, "loss": {"name": "off_label_bce"},
         "mixing": {"mixup_alpha": 0.2, "cutmix_alpha": 1.0}, "data": {"repeats": 2, "policy": "trivialaugment"},
