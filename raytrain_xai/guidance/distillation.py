@@ -96,10 +96,11 @@ def _with_recorder(network: Network, recorder: Recorder) -> Network:
     depth = network.depth(TAP)
     stages = [*network.stages[:depth], recorder, *network.stages[depth:]]
     taps = {name: below if below <= depth else below + 1 for name, below in network.taps.items()}
-    return Network(
+    recorded = Network(
         network.net, encode=network.encoder, stages=stages, taps=taps, name=network.name,
         num_classes=network.num_classes, is_bcos=network.is_bcos, head=network.head, frozen_norms=network.frozen_norms,
     )  # fmt: skip
+    return recorded.train(network.training)  # a new network is in training mode, and takes what it shares along
 
 
 @linearise.register(Recorder)

@@ -124,6 +124,13 @@ def test_the_teacher_is_fixed_and_no_part_of_the_module(networks: tuple[Network,
     network.eval()
 
 
+def test_the_mode_of_the_network_stays(networks: tuple[Network, Network]) -> None:
+    """Its modules are shared with the one that records."""
+    network, plain = networks
+    FeatureDistillation(network, plain, partial(guided, guidance=GuidanceConfig()), weight=1, alone=0)
+    assert not any(module.training for module in network.net.modules())
+
+
 def test_workers_and_parts_add_up(networks: tuple[Network, Network]) -> None:
     network, plain = networks
     batch, guidance = make_batch(), GuidanceConfig(weight=0.3, reduction="mean")
