@@ -70,8 +70,8 @@ class ModelConfig(Section):
     name: str
     """Architecture, see ``raytrain_xai.models.zoo.MODEL_NAMES``."""
     weights: str | None = None
-    """``official`` (published, see ``raytrain-xai models info``), ``imagenet`` (embedded SqueezeNet), a file, a run
-    folder, or nothing (random)."""
+    """``official`` (published, see ``raytrain-xai models info``), ``imagenet`` (SqueezeNet) or ``voc`` (its B-cosified
+    form) from the package, a file, a run folder, or nothing (random)."""
     norm_statistics: Literal["batch", "local", "frozen"] = "frozen"
     """batch: normalisation statistics of the batch, over all workers; local: torch's BatchNorm takes those of the share
     of each worker, as most published trainings; frozen: the stored ones (pretrained networks)."""

@@ -21,8 +21,11 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-IMAGENET = "imagenet"
-EMBEDDED = {"squeezenet1_1": "squeezenet1_1_imagenet_fp16.safetensors"}
+EMBEDDED = {
+    "imagenet": {"squeezenet1_1": "squeezenet1_1_imagenet_fp16.safetensors"},
+    "voc": {"bcosified_squeezenet1_1": "bcosified_squeezenet1_1_voc_fp16.safetensors"},
+}
+"""Weights that come with the package, by name and architecture."""
 
 
 def load_weights(network: Network, source: str) -> None:
@@ -34,8 +37,9 @@ def load_weights(network: Network, source: str) -> None:
     Args:
         network: changed in place.
         source: ``official``, or the name of another published variant (see :mod:`.catalogue`), downloaded when it is
-            not here yet; ``imagenet`` (embedded, SqueezeNet only); a file in one of the forms of :mod:`.weight_files`;
-            or the folder of a run, of which the selected checkpoint is taken. Files and folders: local or ``s3://``.
+            not here yet; ``imagenet`` (embedded, SqueezeNet) or ``voc`` (embedded, its B-cosified form); a file in one
+            of the forms of :mod:`.weight_files`; or the folder of a run, of which the selected checkpoint is taken.
+            Files and folders: local or ``s3://``.
     Raises:
         ConfigError: no such weights for this architecture, or an unknown kind of file.
         CheckpointError: missing, truncated or unsafe file, failed download, or weights of another architecture.
@@ -49,8 +53,8 @@ def load_weights(network: Network, source: str) -> None:
 
 def read_state_dict(source: str, *, architecture: str) -> dict[str, Tensor]:
     """Read a state dict with public key names (prefixes of wrappers removed); see :func:`load_weights`."""
-    if source == IMAGENET:
-        return _read_embedded(architecture)
+    if source in EMBEDDED:
+        return _read_embedded(source, architecture)
     if is_official(source):
         weights = find_official(architecture, source)
         return parse_state_dict(read_official(weights), weights.file, weights.file)
@@ -66,7 +70,7 @@ def read_state_dict(source: str, *, architecture: str) -> dict[str, Tensor]:
 
 def is_named(source: str) -> bool:
     """Whether weights are given by name (``imagenet``, ``official``, ``official-long``, ...) and not by an address."""
-    return source == IMAGENET or is_official(source)
+    return source in EMBEDDED or is_official(source)
 
 
 def classifier_keys(network: Network) -> list[str]:
@@ -83,14 +87,15 @@ def _read_run(at: Location, source: str) -> dict[str, Tensor]:
     return network.net.state_dict()
 
 
-def _read_embedded(architecture: str) -> dict[str, Tensor]:
-    if architecture not in EMBEDDED:
+def _read_embedded(source: str, architecture: str) -> dict[str, Tensor]:
+    found = EMBEDDED[source]
+    if architecture not in found:
         raise ConfigError(
-            f"no ImageNet weights of {architecture} are embedded (only {', '.join(EMBEDDED)}); "
+            f"no weights {source} of {architecture} are embedded (only of {', '.join(found)}); "
             "set model.weights to official where weights are published, or to a .safetensors or .pth file"
         )
-    asset = files("raytrain_xai.data") / "assets" / EMBEDDED[architecture]
-    return parse_state_dict(asset.read_bytes(), asset.name, source=IMAGENET)
+    asset = files("raytrain_xai.data") / "assets" / found[architecture]
+    return parse_state_dict(asset.read_bytes(), asset.name, source=source)
 
 
 def _without_foreign_head(state: dict[str, Tensor], network: Network, source: str) -> dict[str, Tensor]:

@@ -137,7 +137,7 @@ def test_command_writes_the_start(birds: Path, tmp_path: Path) -> None:
     [
         (["xdnn_resnet18", "out.safetensors"], "'xdnn_resnet18' cannot be B-cosified; plain networks that can: "),
         (["squeezenet1_1", "out.pth"], "OUT must be a .safetensors file, got out.pth"),
-        (["resnet18", "out.safetensors"], "no ImageNet weights of resnet18 are embedded"),
+        (["resnet18", "out.safetensors"], "no weights imagenet of resnet18 are embedded"),
     ],
 )
 def test_command_says_what_is_wrong(birds: Path, arguments: list[str], message: str) -> None:
