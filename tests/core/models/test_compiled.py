@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+
 import pytest
 import torch
 from torch import nn
@@ -25,6 +27,7 @@ def small_network() -> Network:
     )  # fmt: skip
 
 
+@pytest.mark.skipif(shutil.which("g++") is None and shutil.which("clang++") is None, reason="needs a C++ compiler")
 @pytest.mark.filterwarnings("ignore")  # the compiler warns of what it finds on the machine
 def test_compiled_prediction_follows_the_network() -> None:
     network, images = small_network().eval(), torch.rand(2, 3, 16, 16)
