@@ -42,7 +42,8 @@ class ClassExplanation:
         probability: see :meth:`Explainer.probabilities`.
         attribution: (H, W) float32, signed: positive speaks for the class.
         positive_share: positive part of the map divided by its absolute sum, in [0, 1]; 0 for an empty map.
-        completeness_residual: |sum of the input's contributions + logit bias - logit|, 0 up to rounding; None for
+        completeness_residual: |sum of the input's contributions + logit bias - logit|: 0 up to rounding for
+            convolutional networks, the share of the position code for transformers; None for
             networks that are not B-cos, whose maps promise no sum.
         rgba: (H, W, 4) uint8 B-cos explanation in the colours of the image; None for other networks.
     """

@@ -45,7 +45,8 @@ _OUTPUTS = {
     "attribution": "(B, S, S) float32, signed: positive speaks for the class",
 }
 _BCOS_OUTPUTS = {
-    "completeness_residual": "(B,) float32, |sum of the input's contributions + logit bias - logit|; 0 up to rounding",
+    "completeness_residual": "(B,) float32, |sum of the input's contributions + logit bias - logit|: 0 up to rounding, "
+    "or in transformers the share of the position code",
     "rgba": "(B, S, S, 4) uint8, the explanation in the colours of the image, opacity last",
 }
 

@@ -38,7 +38,7 @@ _READING = {
 _SPLITS = {"val": "validation", "test": "test"}
 _METHODS = {
     "bcos": "its contributions to the logit. They are the network's own linear decomposition of the logit, so they add "
-    "up to it (with a fixed bias)",
+    "up to it (with a fixed bias, and in transformers with the share of the position code)",
     "ixg": "input x gradient, a first-order account of the logit; it need not add up to it",
     "gradcam": "Grad-CAM, features weighted by their mean gradient: positive evidence only, at the resolution of the "
     "layer, and no decomposition of the logit",
