@@ -207,6 +207,12 @@ def load_network(
     return network, config, info, metrics
 
 
+def read_checkpoint_of(run: Location, which: str = "selected") -> Checkpoint:
+    """A checkpoint of a run without optimiser state; see :func:`load_network` for ``which`` and what is raised."""
+    metrics = read_json(run.child(METRICS)) if exists(run.child(METRICS)) else {}
+    return _choose(run.child(CHECKPOINTS), which, metrics)
+
+
 def restore_model(network: Network, weights: Mapping[str, Tensor], step: int) -> None:
     """Load weights of a checkpoint: its ``model``, or what is ``measured``.
 

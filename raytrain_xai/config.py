@@ -11,11 +11,12 @@ import difflib
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, Self, get_args
+from typing import Any, Literal, Self, TypeVar, get_args
 
 import yaml
-from pydantic import BaseModel, Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 
+from raytrain_xai.concept_config import ConceptRunConfig
 from raytrain_xai.errors import ConfigError
 from raytrain_xai.sections import (
     BcosifyConfig,
@@ -54,9 +55,13 @@ __all__ = [
 ]
 
 
+Kind = TypeVar("Kind", bound=Section)
+
+
 class RunConfig(Section):
     """Everything that defines a guided (or plain) training run."""
 
+    job: Literal["classify"] = "classify"
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
     storage: str = "runs"
     """Folder or s3:// address; the run lives in <storage>/<name>/."""
@@ -134,13 +139,36 @@ class RunConfig(Section):
 
 
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
-    """Read a YAML file, apply ``a.b=c`` overrides (values are YAML) and validate.
+    """Read the YAML file of a classifier's run, apply ``a.b=c`` overrides (values are YAML) and validate.
 
     Raises:
         ConfigError: the file is missing or not a mapping, an override is malformed, a key is unknown or a value
             is refused; all problems are listed, one per line.
     """
-    file = Path(path)
+    return with_overrides(_read_yaml(Path(path)), overrides, source=str(path))
+
+
+def load_job(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig | ConceptRunConfig:
+    """As :func:`load_config`, for any kind of run; its key ``job`` says which."""
+    raw = _overridden(_read_yaml(Path(path)), overrides)
+    return parse_job(raw, source=str(path))
+
+
+def with_overrides(raw: Mapping[str, Any], overrides: Sequence[str], source: str = "configuration") -> RunConfig:
+    """Apply ``a.b=c`` overrides to a mapping and validate; see :func:`load_config`."""
+    return parse_config(_overridden(raw, overrides), source=source)
+
+
+def parse_job(raw: Mapping[str, Any], source: str = "configuration") -> RunConfig | ConceptRunConfig:
+    """Validate a mapping as the kind of run that its key ``job`` names; without one, as a classifier's."""
+    if raw.get("job") == "concepts":
+        return parse_concept_config(raw, source)
+    if raw.get("job", "classify") != "classify":
+        raise ConfigError(f"{source}: job is {raw['job']!r}; it is classify or concepts")
+    return parse_config(raw, source)
+
+
+def _read_yaml(file: Path) -> dict[str, Any]:
     if not file.is_file():
         raise ConfigError(f"no configuration file at {file}; give the path of a YAML file such as configs/tiny/*.yaml")
     try:
@@ -149,27 +177,35 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
         raise ConfigError(f"{file} is not valid YAML: {_one_line(error)}") from error
     if not isinstance(raw, dict):
         raise ConfigError(f"{file} holds {type(raw).__name__}, expected a mapping of configuration keys")
-    return with_overrides(raw, overrides, source=str(file))
+    return raw
 
 
-def with_overrides(raw: Mapping[str, Any], overrides: Sequence[str], source: str = "configuration") -> RunConfig:
-    """Apply ``a.b=c`` overrides to a mapping and validate; see :func:`load_config`."""
+def _overridden(raw: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
     changed = copy.deepcopy(dict(raw))
     for override in overrides:
         _apply_override(changed, override)
-    return parse_config(changed, source=source)
+    return changed
 
 
 def parse_config(raw: Mapping[str, Any], source: str = "configuration") -> RunConfig:
     """Validate a mapping; see :func:`load_config`."""
+    return _validate(RunConfig, raw, source)
+
+
+def parse_concept_config(raw: Mapping[str, Any], source: str = "configuration") -> ConceptRunConfig:
+    """Validate the mapping of a concept run (``job: concepts``); see :func:`load_config`."""
+    return _validate(ConceptRunConfig, raw, source)
+
+
+def _validate(kind: type[Kind], raw: Mapping[str, Any], source: str) -> Kind:
     try:
-        return RunConfig.model_validate(raw)
+        return kind.model_validate(raw)
     except ValidationError as error:
-        problems = "; ".join(_describe(problem) for problem in error.errors())
+        problems = "; ".join(_describe(kind, problem) for problem in error.errors())
         raise ConfigError(f"{source}: {problems}") from error
 
 
-def dump_config(config: RunConfig) -> str:
+def dump_config(config: Section) -> str:
     """YAML text that :func:`load_config` reads back to an equal configuration."""
     return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
 
@@ -194,12 +230,19 @@ def _apply_override(raw: dict[str, Any], override: str) -> None:
     node[last] = value
 
 
-def _describe(problem: Mapping[str, Any]) -> str:
+def _describe(kind: type[Section], problem: Mapping[str, Any]) -> str:
     """One validation problem as ``path: reason (choices)``."""
     location = [part for part in problem["loc"] if isinstance(part, str)]
-    path = ".".join(location) or "run"
+    section, keys = kind, list[str]()
+    for number, part in enumerate(location[:-1]):
+        if part not in section.model_fields:
+            continue  # the tag of a union, which pydantic puts between its key and the keys below
+        keys.append(part)
+        section = _below(section, part, tag=location[number + 1])
+    keys += location[-1:]
+    path = ".".join(keys) or "run"
     if problem["type"] == "extra_forbidden":
-        known = _known_keys(location[:-1])
+        known = list(section.model_fields)
         near = difflib.get_close_matches(location[-1], known, n=1)
         hint = f"did you mean {near[0]}? " if near else ""
         return f"unknown key {path}; {hint}valid keys here: {', '.join(known)}"
@@ -209,13 +252,18 @@ def _describe(problem: Mapping[str, Any]) -> str:
     return f"{path}: {message}, got {problem['input']!r}" if location else message
 
 
-def _known_keys(location: Sequence[str]) -> list[str]:
-    section: type[BaseModel] = RunConfig
-    for part in location:
-        annotation = section.model_fields[part].annotation
-        candidates = [annotation, *get_args(annotation)]
-        section = next(c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel))
-    return list(section.model_fields)
+def _below(section: type[Section], part: str, tag: str) -> type[Section]:
+    """The section under a key; of a union the member whose ``kind`` is ``tag``."""
+    found: list[type[Section]] = []
+    pending: list[Any] = [section.model_fields[part].annotation]
+    while pending:
+        annotation = pending.pop()
+        if isinstance(annotation, type) and issubclass(annotation, Section):
+            found.append(annotation)
+        else:
+            pending += get_args(annotation)
+    named = [c for c in found if "kind" in c.model_fields and tag in get_args(c.model_fields["kind"].annotation)]
+    return (named or found or [section])[0]
 
 
 def _one_line(error: Exception) -> str:

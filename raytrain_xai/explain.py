@@ -23,7 +23,7 @@ from raytrain_xai.config import RunConfig
 from raytrain_xai.data.transforms import centre_image
 from raytrain_xai.errors import CheckpointError, ConfigError, DataError
 from raytrain_xai.guidance.postprocess import localise_map
-from raytrain_xai.models.bcos_layers import LogitLayer
+from raytrain_xai.models.bcos_layers import logit_bias
 from raytrain_xai.models.linearise import take_rows
 from raytrain_xai.models.network import Network
 from raytrain_xai.run_folder import CHECKPOINTS, open_run
@@ -208,7 +208,7 @@ class Explainer:
         x, weights = at_input.rows_of_features(rows), at_input.gradient(target, rows)
         contribution = contract_channels(x, weights)
         logits = take_rows(at_input.logits, rows).gather(1, target[:, None]).squeeze(1)
-        missing = contribution.sum(dim=(1, 2)) + _logit_bias(self.network) - logits
+        missing = contribution.sum(dim=(1, 2)) + logit_bias(self.network.net) - logits
         maps = contribution if self.layer == "Input" else self._maps(tapped, target, rows)
         rgba = (explanation_image(x, weights, smooth=RGBA_SMOOTH) * 255).round().to(torch.uint8)
         return AttributedPairs(maps, missing.abs(), rgba)
@@ -304,8 +304,3 @@ class Explainer:
 def available_device() -> torch.device:
     """The first CUDA device when there is one, else the CPU."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-
-
-def _logit_bias(network: Network) -> float:
-    """Constant part of every logit: the fixed bias of the logit layer, the only one in a B-cos network."""
-    return sum(module.bias for module in network.net.modules() if isinstance(module, LogitLayer))

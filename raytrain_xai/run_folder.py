@@ -18,6 +18,7 @@ import yaml
 
 from raytrain_xai.config import RunConfig, dump_config
 from raytrain_xai.errors import CheckpointError, ConfigError, RunError
+from raytrain_xai.sections import Section
 from raytrain_xai.storage import Location, exists, list_names, locate, read_bytes, write_bytes
 
 CONFIG, METRICS, LOG, PARETO = "config.yaml", "metrics.json", "metrics.jsonl", "pareto.json"
@@ -75,7 +76,7 @@ def read_config(at: Location) -> dict[str, Any]:
     return raw
 
 
-def write_config(at: Location, config: RunConfig) -> None:
+def write_config(at: Location, config: Section) -> None:
     """Store the resolved configuration."""
     write_bytes(at.child(CONFIG), dump_config(config).encode())
 

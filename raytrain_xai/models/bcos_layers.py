@@ -207,6 +207,11 @@ class LogitLayer(nn.Module):
         return f"temperature={self.temperature}, bias={self.bias:.4f}"
 
 
+def logit_bias(net: nn.Module) -> float:
+    """Constant part of every logit: the fixed bias of the logit layer, the only one in a B-cos network."""
+    return sum(module.bias for module in net.modules() if isinstance(module, LogitLayer))
+
+
 def class_prior_bias(num_classes: int) -> float:
     """Published default of the logit bias: the logit of 1/K, -log(K - 1)."""
     return -math.log(num_classes - 1) if num_classes > 1 else 0.0
