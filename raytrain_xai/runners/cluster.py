@@ -13,9 +13,10 @@ import tempfile
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Protocol
 
-from raytrain_xai.config import RunConfig
 from raytrain_xai.errors import ConfigError, RunError
+from raytrain_xai.sections import ResourcesConfig
 
 _OBJECT_STORE_BYTES = 80 << 20  # nothing large travels through it; containers often have 64 MiB of shared memory
 _CONNECT_S = 10.0
@@ -25,13 +26,24 @@ _TOKEN_SOURCES = (_TOKEN, "RAY_AUTH_TOKEN_PATH")
 logger = logging.getLogger(__name__)
 
 
+class Demand(Protocol):
+    """What asks for workers: the configuration of a run, or a crew."""
+
+    @property
+    def workers(self) -> int: ...
+
+    @property
+    def resources(self) -> ResourcesConfig: ...
+
+
 @contextmanager
-def connected(config: RunConfig, address: str, *, debug: bool) -> Generator[None]:
+def connected(demand: Demand, address: str, *, debug: bool) -> Generator[None]:
     """Ray for the time of the block: a local cluster of its own, or the one at ``address``.
 
     A cluster that this process is connected to already is used as it is and left running.
 
     Args:
+        demand: workers and resources of each.
         address: ``local``, ``auto``, ``ray://HOST:PORT`` or ``HOST:PORT``.
         debug: show what workers print and log.
 
@@ -48,7 +60,7 @@ def connected(config: RunConfig, address: str, *, debug: bool) -> Generator[None
     if ray.is_initialized():
         yield
     elif address == "local":
-        with _local_cluster(config, debug=debug):
+        with _local_cluster(demand, debug=debug):
             yield
     else:
         try:
@@ -65,10 +77,10 @@ def connected(config: RunConfig, address: str, *, debug: bool) -> Generator[None
 
 
 @contextmanager
-def _local_cluster(config: RunConfig, *, debug: bool) -> Generator[None]:
+def _local_cluster(demand: Demand, *, debug: bool) -> Generator[None]:
     import ray
 
-    needed = math.ceil(config.workers * config.resources.cpus_per_worker)
+    needed = math.ceil(demand.workers * demand.resources.cpus_per_worker)
     available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     if needed > available:
         logger.warning("%d CPUs are asked for on a machine with %d; workers share them", needed, available)
@@ -84,7 +96,7 @@ def _local_cluster(config: RunConfig, *, debug: bool) -> Generator[None]:
             _temp_dir=folder,
         )
         try:
-            _check_gpus(config)
+            _check_gpus(demand)
             yield
         finally:
             ray.shutdown()
@@ -130,24 +142,24 @@ def _follow_cluster() -> None:
     os.environ.setdefault("RAY_AUTH_MODE", "token" if has_token else "disabled")
 
 
-def _check_gpus(config: RunConfig) -> None:
+def _check_gpus(demand: Demand) -> None:
     import ray
 
-    needed = config.workers * config.resources.gpus_per_worker
+    needed = demand.workers * demand.resources.gpus_per_worker
     available = ray.cluster_resources().get("GPU", 0.0)
     if needed > available:
         raise ConfigError(
-            f"{config.workers} workers with resources.gpus_per_worker={config.resources.gpus_per_worker} need "
+            f"{demand.workers} workers with resources.gpus_per_worker={demand.resources.gpus_per_worker} need "
             f"{needed:g} GPUs, this machine has {available:g}; set fewer workers, or gpus_per_worker=0"
         )
 
 
-def shortage(config: RunConfig) -> str | None:
-    """What the connected cluster lacks for this run right now, or None; more nodes may still join."""
+def shortage(demand: Demand) -> str | None:
+    """What the connected cluster lacks for this right now, or None; more nodes may still join."""
     import ray
 
     have = ray.cluster_resources()
-    workers, resources = config.workers, config.resources
+    workers, resources = demand.workers, demand.resources
     lacks = [
         f"{needed:g} {name} (it has {have.get(name, 0.0):g})"
         for name, needed in (("CPU", workers * resources.cpus_per_worker), ("GPU", workers * resources.gpus_per_worker))
