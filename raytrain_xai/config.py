@@ -35,6 +35,7 @@ from raytrain_xai.sections import (
 )
 
 __all__ = [
+    "AnyRunConfig",
     "BcosifyConfig",
     "CheckpointConfig",
     "DataConfig",
@@ -138,6 +139,10 @@ class RunConfig(Section):
         return self
 
 
+AnyRunConfig = RunConfig | ConceptRunConfig
+"""Configuration of any kind of run; its key ``job`` tells them apart."""
+
+
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
     """Read the YAML file of a classifier's run, apply ``a.b=c`` overrides (values are YAML) and validate.
 
@@ -148,10 +153,9 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
     return with_overrides(_read_yaml(Path(path)), overrides, source=str(path))
 
 
-def load_job(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig | ConceptRunConfig:
+def load_job(path: str | Path, overrides: Sequence[str] = ()) -> AnyRunConfig:
     """As :func:`load_config`, for any kind of run; its key ``job`` says which."""
-    raw = _overridden(_read_yaml(Path(path)), overrides)
-    return parse_job(raw, source=str(path))
+    return job_with_overrides(_read_yaml(Path(path)), overrides, source=str(path))
 
 
 def with_overrides(raw: Mapping[str, Any], overrides: Sequence[str], source: str = "configuration") -> RunConfig:
@@ -159,7 +163,12 @@ def with_overrides(raw: Mapping[str, Any], overrides: Sequence[str], source: str
     return parse_config(_overridden(raw, overrides), source=source)
 
 
-def parse_job(raw: Mapping[str, Any], source: str = "configuration") -> RunConfig | ConceptRunConfig:
+def job_with_overrides(raw: Mapping[str, Any], overrides: Sequence[str], source: str) -> AnyRunConfig:
+    """As :func:`with_overrides`, for any kind of run."""
+    return parse_job(_overridden(raw, overrides), source=source)
+
+
+def parse_job(raw: Mapping[str, Any], source: str = "configuration") -> AnyRunConfig:
     """Validate a mapping as the kind of run that its key ``job`` names; without one, as a classifier's."""
     if raw.get("job") == "concepts":
         return parse_concept_config(raw, source)

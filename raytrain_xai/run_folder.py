@@ -16,7 +16,7 @@ from typing import Any
 
 import yaml
 
-from raytrain_xai.config import RunConfig, dump_config
+from raytrain_xai.config import AnyRunConfig, dump_config
 from raytrain_xai.errors import CheckpointError, ConfigError, RunError
 from raytrain_xai.sections import Section
 from raytrain_xai.storage import Location, exists, list_names, locate, read_bytes, write_bytes
@@ -28,12 +28,12 @@ CHECKPOINTS, ATTEMPTS, FAILURE, TENSORBOARD = "checkpoints", "attempts", "failur
 _FLUSH_S = 5.0  # the log is rewritten as a whole (S3 cannot append), so not at every line
 
 
-def run_location(config: RunConfig) -> Location:
+def run_location(config: AnyRunConfig) -> Location:
     """Folder of the run that ``config`` describes."""
     return locate(config.storage).child(config.name)
 
 
-def create_run(config: RunConfig) -> Location:
+def create_run(config: AnyRunConfig) -> Location:
     """Start a run folder by writing its configuration.
 
     Raises:

@@ -24,8 +24,9 @@ from raytrain_xai.runners.finite import StepResult, is_finite, stop_non_finite
 from raytrain_xai.runners.history import Position, selected, stops_early
 from raytrain_xai.runners.meter import SUMS, Meter
 from raytrain_xai.runners.optimiser import apply_gradients, learning_rate
-from raytrain_xai.runners.session import Session, Worker, build_session, load_step, measure, restore, save
+from raytrain_xai.runners.session import Session, build_session, load_step, measure, restore, save
 from raytrain_xai.runners.tracking import Tracker
+from raytrain_xai.runners.worker import Worker
 from raytrain_xai.types import Batch
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from raytrain_xai.runners.collective import sum_over_workers
-from raytrain_xai.runners.session import Worker
+from raytrain_xai.runners.worker import Worker
 from raytrain_xai.types import Batch
 
 SUMS = ("loss", "cls_sum", "count", "loc_sum", "guided_count", "empty_maps_sum", "distil_sum")

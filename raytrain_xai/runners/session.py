@@ -2,25 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from raytrain_xai.checkpoint import (
-    Checkpoint,
-    checkpoint_name,
-    complete_steps,
-    delete_checkpoint,
-    read_checkpoint,
-    read_newest,
-    restore_model,
-    superseded,
-    sweep,
-    write_checkpoint,
-)
+from raytrain_xai.checkpoint import Checkpoint, checkpoint_name, read_checkpoint, restore_model
 from raytrain_xai.classify.ema import AveragedNetwork
 from raytrain_xai.config import RunConfig
 from raytrain_xai.data.dataset import DatasetInfo
@@ -31,31 +19,14 @@ from raytrain_xai.models.stochastic_depth import set_stochastic_depth
 from raytrain_xai.models.weights import load_weights
 from raytrain_xai.models.zoo import build_network
 from raytrain_xai.optimizer_state import load_optimizer_tensors, optimizer_tensors
-from raytrain_xai.run_folder import CHECKPOINTS, PARETO, claim_attempt, run_location, write_json
-from raytrain_xai.runners.collective import broadcast_json, broadcast_tensors, gather_tensors, is_distributed
+from raytrain_xai.run_folder import CHECKPOINTS, PARETO, run_location, write_json
+from raytrain_xai.runners.attempt import claim, commit, prune, track
+from raytrain_xai.runners.collective import broadcast_tensors, gather_tensors, is_distributed
 from raytrain_xai.runners.history import Position, front_record, protected_steps
 from raytrain_xai.runners.objective import build_objective
 from raytrain_xai.runners.optimiser import build_optimiser, num_warmup_steps
-from raytrain_xai.runners.tracking import Publish, Tracker
-
-
-@dataclass(frozen=True)
-class Worker:
-    """One process of a run.
-
-    Attributes:
-        rank: 0 writes, all compute.
-        world_size: processes in the run.
-        device: where this one computes.
-        publish: takes the records of worker 0 for the live display.
-        report: takes the validation metrics after each evaluation, on every worker.
-    """
-
-    rank: int
-    world_size: int
-    device: torch.device
-    publish: Publish
-    report: Callable[[dict[str, float]], None]
+from raytrain_xai.runners.tracking import Tracker
+from raytrain_xai.runners.worker import Worker
 
 
 @dataclass(frozen=True)
@@ -123,17 +94,8 @@ def restore(session: Session) -> tuple[Position, Tracker | None]:
         RunError: another attempt claimed the run at the same time.
         CheckpointError: complete checkpoints exist but none is usable.
     """
-    run, worker = run_location(session.config), session.worker
-    folder = run.child(CHECKPOINTS)
-    attempt, checkpoint, problems, swept = None, None, [], []
-    if worker.rank == 0:
-        attempt = claim_attempt(run, workers=worker.world_size)
-        checkpoint, problems = read_newest(folder)
-        swept = sweep(folder, checkpoint.step if checkpoint else None)
-    step = broadcast_json(checkpoint.step if checkpoint else None, worker.device)
-    if step is not None and checkpoint is None:
-        checkpoint = read_checkpoint(folder.child(checkpoint_name(step)))
-    position = Position()
+    claimed = claim(session.config, session.worker)
+    checkpoint, position = claimed.checkpoint, Position()
     if checkpoint is not None:
         restore_model(session.network, checkpoint.model, checkpoint.step)
         load_optimizer_tensors(session.optimizer, session.parameters, checkpoint.optimizer)
@@ -144,20 +106,7 @@ def restore(session: Session) -> tuple[Position, Tracker | None]:
         session.average.follow(session.network)
         if checkpoint is not None:
             restore_model(session.average.network, checkpoint.ema, checkpoint.step)
-    if attempt is None:
-        return position, None
-    tracker = Tracker.start(
-        attempt,
-        session.config,
-        worker.publish,
-        step=position.step,
-        mlflow_id=checkpoint.state["mlflow_id"] if checkpoint else None,
-    )
-    for problem in problems:
-        tracker.event(position, "fallback", f"{problem}; resumed from step {position.step}")
-    if swept:
-        tracker.event(position, "swept", f"deleted unusable checkpoints: {', '.join(swept)}")
-    return position, tracker
+    return position, track(claimed, session.config, session.worker, position)
 
 
 def measure(session: Session, split: str, iou_threshold: float | None) -> dict[str, float]:
@@ -198,7 +147,7 @@ def save(session: Session, tracker: Tracker | None, position: Position) -> None:
     """
     if tracker is None:
         return
-    run, info = tracker.attempt.run, session.info
+    info = session.info
     state = {
         **position.to_json(),
         "data": {"classes": info.classes, "task": info.task, "groups": info.groups, "fingerprint": info.fingerprint},
@@ -212,13 +161,10 @@ def save(session: Session, tracker: Tracker | None, position: Position) -> None:
         state,
         ema={} if session.average is None else session.average.network.net.state_dict(),
     )
-    tracker.flush()  # the log never lags behind a checkpoint that continues it
-    write_checkpoint(run.child(CHECKPOINTS), content, tracker.attempt.check)
-    write_json(run.child(PARETO), front_record(position.history))
-    steps = [step for step in complete_steps(run.child(CHECKPOINTS)) if step <= position.step]
+    commit(tracker, content)
+    write_json(tracker.attempt.run.child(PARETO), front_record(position.history))
     protected = protected_steps(position.history, session.config.evaluation)
-    for step in superseded(steps, session.config.checkpoint.keep, protected):
-        delete_checkpoint(run.child(CHECKPOINTS, checkpoint_name(step)))
+    prune(tracker, position.step, session.config.checkpoint.keep, protected)
 
 
 def load_step(session: Session, step: int) -> None:

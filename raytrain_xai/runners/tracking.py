@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
-from raytrain_xai.config import RunConfig
+from raytrain_xai.config import AnyRunConfig
 from raytrain_xai.errors import ConfigError
 from raytrain_xai.run_folder import TENSORBOARD, Attempt, RunLog, read_json, write_json
 from raytrain_xai.runners.history import Position
@@ -75,7 +75,7 @@ class TensorBoardSink:
 class MlflowSink:
     """One MLflow run per run folder: its id is stored there and in the checkpoints, so restarts continue the entry."""
 
-    def __init__(self, run: Location, config: RunConfig, run_id: str | None) -> None:
+    def __init__(self, run: Location, config: AnyRunConfig, run_id: str | None) -> None:
         from mlflow.tracking import MlflowClient  # pyright: ignore[reportMissingImports] - optional extra
 
         self._client = MlflowClient(tracking_uri=config.tracking.mlflow)
@@ -101,7 +101,7 @@ class MlflowSink:
     def _stored(run: Location) -> str | None:
         return read_json(run.child(MLFLOW_RUN))["run_id"] if exists(run.child(MLFLOW_RUN)) else None
 
-    def _create(self, run: Location, config: RunConfig) -> str:
+    def _create(self, run: Location, config: AnyRunConfig) -> str:
         experiment = self._client.get_experiment_by_name("raytrain-xai")
         experiment_id = experiment.experiment_id if experiment else self._client.create_experiment("raytrain-xai")
         entry = self._client.create_run(experiment_id, run_name=config.name, tags={"run_folder": run.uri})
@@ -122,7 +122,7 @@ class Tracker:
 
     @classmethod
     def start(
-        cls, attempt: Attempt, config: RunConfig, publish: Publish, *, step: int, mlflow_id: str | None
+        cls, attempt: Attempt, config: AnyRunConfig, publish: Publish, *, step: int, mlflow_id: str | None
     ) -> Tracker:
         """Continue (or begin) tracking a run at ``step``."""
         sinks: list[Sink] = []

@@ -1,0 +1,29 @@
+"""One process of a run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+
+from raytrain_xai.runners.tracking import Publish
+
+
+@dataclass(frozen=True)
+class Worker:
+    """One process of a run.
+
+    Attributes:
+        rank: 0 writes, all compute.
+        world_size: processes in the run.
+        device: where this one computes.
+        publish: takes the records of worker 0 for the live display.
+        report: takes the validation metrics after each evaluation, on every worker.
+    """
+
+    rank: int
+    world_size: int
+    device: torch.device
+    publish: Publish
+    report: Callable[[dict[str, float]], None]
