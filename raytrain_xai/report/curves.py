@@ -179,6 +179,38 @@ def box_chart(description: str, boxes: Sequence[Box], axis: str, chance: float) 
         return _to_svg(figure, description), _to_png(figure)
 
 
+def step_chart(
+    description: str,
+    names: Sequence[str],
+    steps: Sequence[int],
+    values: Sequence[Sequence[float]],
+    axes_labels: tuple[str, str],
+) -> tuple[str, bytes]:
+    """Lines over unevenly spaced numbers, drawn evenly spaced and labelled by name at the right.
+
+    Args:
+        description: what the chart shows, for screen readers.
+        names: per line.
+        steps: numbers on the horizontal axis.
+        values: per line, as many as ``steps``.
+        axes_labels: horizontal, vertical.
+    Returns:
+        An ``<svg>`` element, and the same drawing as a PNG on white.
+    """
+    with rc_context(_STYLE):
+        figure, axes = _canvas()
+        for line, (name, own) in enumerate(zip(names, values, strict=True)):
+            axes.plot(
+                range(len(steps)), own, color=colour_of(line), linewidth=1.8, marker="o", markersize=3.2, label=name
+            )
+        axes.axhline(0, color=_INK, linewidth=0.8, alpha=0.6)
+        axes.set_xticks(range(len(steps)), [str(step) for step in steps])
+        axes.set_xlabel(axes_labels[0])
+        axes.set_ylabel(axes_labels[1])
+        axes.legend(frameon=False, fontsize=8)
+        return _to_svg(figure, description), _to_png(figure)
+
+
 def _canvas(height: float = _SIZE_INCHES[1]) -> tuple[Figure, Axes]:
     figure = Figure(figsize=(_SIZE_INCHES[0], height), layout="constrained")
     axes = figure.add_subplot()

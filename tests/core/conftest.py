@@ -11,13 +11,17 @@ import pytest
 import torch
 
 from raytrain_xai.checkpoint import Checkpoint, write_checkpoint
-from raytrain_xai.config import RunConfig, parse_config
+from raytrain_xai.concept_model import build_sae, concept_state
+from raytrain_xai.concept_network import adopt_network, store_network
+from raytrain_xai.concepts.layer import to_vectors
+from raytrain_xai.config import RunConfig, parse_concept_config, parse_config
 from raytrain_xai.data.dataset import open_dataset
+from raytrain_xai.data.loader import load_samples
 from raytrain_xai.data.prepare import prepare
 from raytrain_xai.data.sources import read_source
 from raytrain_xai.models.zoo import build_network
-from raytrain_xai.run_folder import create_run, write_json
-from raytrain_xai.storage import write_bytes
+from raytrain_xai.run_folder import create_run, write_config, write_json
+from raytrain_xai.storage import locate, write_bytes
 
 STEPS_PER_EPOCH = 10
 MakeRun = Callable[..., str]
@@ -45,6 +49,14 @@ def make_run() -> MakeRun:
     return _make_run
 
 
+@pytest.fixture(scope="session")
+def concept_runs(objects: str, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """Tap -> concept run (24 latents, 3 active) of one random B-cos network for ``objects``, at Mid2 and Final."""
+    storage = tmp_path_factory.mktemp("concept-runs")
+    network = _make_run(storage, "net", objects, model="bcos_resnet_tiny", image_size=48)
+    return {tap: _make_concept_run(storage, tap, network, objects) for tap in ("Mid2", "Final")}
+
+
 @pytest.fixture
 def s3_storage(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """Address of a folder on a real HTTP S3 server on loopback."""
@@ -62,12 +74,12 @@ def s3_storage(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
 
 
 def _make_run(
-    storage: Path, name: str, data: str, *, model: str = "squeezenet1_1", seed: int = 0,
+    storage: Path, name: str, data: str, *, model: str = "squeezenet1_1", image_size: int = 32, seed: int = 0,
     test: Mapping[str, float] | None = None, **sections: Any,
 ) -> str:  # fmt: skip
     raw = {
         "name": name, "storage": str(storage), "seed": seed, "epochs": 2,
-        "data": {"path": data, "image_size": 32}, "model": {"name": model}, **sections,
+        "data": {"path": data, "image_size": image_size}, "model": {"name": model}, **sections,
     }  # fmt: skip
     config = parse_config(raw)
     at = create_run(config)
@@ -88,6 +100,31 @@ def _make_run(
     points = [{"step": h["step"], "epoch": h["epoch"], **h["val"], "on_front": h is history[-1]} for h in history]
     write_json(at.child("pareto.json"), {"points": points})
     write_bytes(at.child("metrics.jsonl"), "".join(json.dumps(r) + "\n" for r in _log(history)).encode())
+    return at.uri
+
+
+def _make_concept_run(storage: Path, tap: str, network: str, data: str) -> str:
+    """A finished run whose dictionary is made of feature vectors of the data, so that codes are not empty."""
+    config = parse_concept_config({
+        "job": "concepts", "name": f"concepts-{tap}", "storage": str(storage), "network": network, "layer": tap,
+        "workers": 0, "batch_size": 64, "epochs": 1, "sae": {"latents": 24, "k": 3},
+    })  # fmt: skip
+    adopted = adopt_network(config)
+    batch, _ = load_samples(data, "train", list(range(24)), 48)
+    with torch.no_grad():
+        vectors = to_vectors(adopted.network.features(batch.images, tap)).flatten(0, 1)
+        generator = torch.Generator().manual_seed(0)
+        rows = torch.nn.functional.normalize(vectors[torch.randperm(len(vectors), generator=generator)[:24]], dim=1)
+    at = locate(config.storage).child(config.name)
+    store_network(at.child("network"), adopted)
+    write_config(at, config)
+    state = {
+        "step": 5, "epoch": 1, "step_in_epoch": 0, "history": [], "mlflow_id": None,
+        **concept_state(config, adopted.network, rows.shape[1]),
+    }  # fmt: skip
+    weights = build_sae(config, rows.shape[1]).state_dict() | {"encoder": rows, "dictionary": rows}
+    write_checkpoint(at.child("checkpoints"), Checkpoint(5, weights, {}, state), lambda: None)
+    write_json(at.child("metrics.json"), {"selected": {"step": 5, "epoch": 1}})
     return at.uri
 
 
