@@ -1,0 +1,57 @@
+"""From weighted values of a concept layer down to the pixels, many of them and in bounded memory.
+
+The walk below a concept layer is the expensive part of a trace. It starts at whatever weights the values are given: 1
+at the places of a concept traces its activation, the gradient of a logit traces a contribution.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from raytrain_xai.attribution.explanation_image import explanation_image
+from raytrain_xai.attribution.tapped import contract_channels
+from raytrain_xai.concepts.trace import ConceptPass
+
+PIXELS_AT_ONCE = 2**20  # of the rows that walk together; a walk needs a few hundred bytes of records for each
+RGBA_SMOOTH = 3  # window of the opacity, pixels, as in the figures of the paper
+
+
+@dataclass(frozen=True)
+class PixelTraces:
+    """What the pixels of R rows add to a weighted sum of values.
+
+    Attributes:
+        maps: (R, H, W) float, signed; for convolutional networks the sum of a map is the traced value, in
+            transformers the position code has a share in it.
+        rgba: (R, H, W, 4) uint8, the dynamic linear map in the colours it looks for.
+    """
+
+    maps: Tensor
+    rgba: Tensor
+
+
+def pixel_traces(
+    passed: ConceptPass, tap: str, rows: Tensor, places: Callable[[slice], Tensor], *,
+    pixels_at_once: int = PIXELS_AT_ONCE,
+) -> Iterator[PixelTraces]:  # fmt: skip
+    """Trace weighted sums of the values at a tap to the pixels, in parts, in order.
+
+    Args:
+        passed: see :func:`~raytrain_xai.concepts.trace.concept_pass`.
+        tap: of a concept layer.
+        rows: (R,) int64, image of each trace, repeats allowed.
+        places: gives the weights (r, P, k) of a slice of the R traces, at the places of the code.
+        pixels_at_once: largest number of input positions that are walked to together.
+    """
+    height, width = passed.encoded.shape[2:]
+    step = max(1, pixels_at_once // (height * width))
+    for start in range(0, len(rows), step):
+        part = slice(start, min(start + step, len(rows)))
+        x = passed.encoded.index_select(0, rows[part])
+        weights = passed.input_weights(tap, places(part), rows[part])
+        rgba = (explanation_image(x, weights, smooth=RGBA_SMOOTH) * 255).round().to(torch.uint8)
+        yield PixelTraces(contract_channels(x, weights), rgba)
