@@ -21,7 +21,8 @@ from raytrain_xai.attribution.tapped import TappedPass, contract_channels, tappe
 from raytrain_xai.checkpoint import checkpoint_name, load_network
 from raytrain_xai.config import RunConfig
 from raytrain_xai.data.transforms import centre_image
-from raytrain_xai.errors import CheckpointError, ConfigError, DataError
+from raytrain_xai.errors import ConfigError, DataError
+from raytrain_xai.explained_classes import chosen_pairs, require_finite
 from raytrain_xai.guidance.postprocess import localise_map
 from raytrain_xai.models.bcos_layers import logit_bias
 from raytrain_xai.models.linearise import take_rows
@@ -167,14 +168,9 @@ class Explainer:
             CheckpointError: the network answers with non-finite logits.
         """
         wanted = [self.class_index(name) for name in names]
-        if not wanted and top < 1:
-            raise ConfigError("nothing to explain; name classes or ask for the top 1 or more")
         images = self.prepare(images)
         tapped = self._forward(images)
-        chosen = torch.zeros_like(tapped.logits, dtype=torch.bool)
-        chosen[:, wanted] = True
-        chosen.scatter_(1, tapped.logits.topk(min(top, len(self.classes))).indices, value=True)
-        rows, target = chosen.nonzero(as_tuple=True)
+        rows, target = chosen_pairs(tapped.logits, wanted, top)
         return self._collect(tapped.logits, rows, target, self.explain_pairs(images, tapped, target, rows))
 
     def attribute(self, images: Tensor, target: Tensor) -> tuple[Tensor, AttributedPairs]:
@@ -264,8 +260,7 @@ class Explainer:
     @torch.no_grad()
     def _forward(self, images: Tensor) -> TappedPass:
         tapped = tapped_pass(self.network, images, self.layer)
-        if not bool(tapped.logits.isfinite().all()):
-            raise CheckpointError(f"{self.network.name} answers with non-finite logits; its weights are broken")
+        require_finite(self.network, tapped.logits)
         return tapped
 
     def _maps(self, tapped: TappedPass, target: Tensor, rows: Tensor | None) -> Tensor:
