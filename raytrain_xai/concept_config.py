@@ -107,7 +107,7 @@ class ConceptRunConfig(Section):
     image_size: int | None = Field(default=None, ge=32, le=1024)
     """Side of the square network input, pixels; nothing: that of the run of the network."""
     eval_resize: int | None = Field(default=None, ge=32, le=2048)
-    """Of a network given as NAME=WEIGHTS: shorter side before the central square is cut out; nothing: squeeze."""
+    """Where image_size is given: shorter side before the central square is cut out; nothing: squeeze to a square."""
     features: FeaturesSection = FeaturesSection()
     sae: AnySae = TopKSection()
     optim: ConceptOptimSection = ConceptOptimSection()
@@ -125,6 +125,14 @@ class ConceptRunConfig(Section):
     def _k_fits(self) -> Self:
         if isinstance(self.sae, TopKSection | BatchTopKSection) and self.sae.k > self.sae.latents:
             raise ValueError(f"sae.k={self.sae.k} is more than the sae.latents={self.sae.latents} there are")
+        return self
+
+    @model_validator(mode="after")
+    def _centre_fits(self) -> Self:
+        if self.eval_resize is not None and (self.image_size is None or self.eval_resize < self.image_size):
+            raise ValueError(
+                f"eval_resize {self.eval_resize} needs an image_size that is not larger, got {self.image_size}"
+            )
         return self
 
     @model_validator(mode="after")

@@ -18,7 +18,7 @@ from raytrain_xai.errors import ConfigError
 from raytrain_xai.models.network import Network
 from raytrain_xai.models.zoo import MODEL_NAMES, build_network
 from raytrain_xai.run_folder import CHECKPOINTS, METRICS, write_config, write_json
-from raytrain_xai.storage import Location
+from raytrain_xai.storage import Location, locate
 
 
 @dataclass(frozen=True)
@@ -48,8 +48,13 @@ def adopt_network(config: ConceptRunConfig, *, device: torch.device | str = "cpu
     if equals and name in MODEL_NAMES:
         adopted = _of_weights(config, name, weights, device)
     else:
-        network, own, about, _ = load_network(config.network, device=device)
-        adopted = AdoptedNetwork(network, own, about)
+        adopted = stored_network(locate(config.network), device=device)
+        if config.image_size is not None:
+            data = adopted.config.data.model_copy(
+                update={"image_size": config.image_size, "eval_resize": config.eval_resize}
+            )
+            own = adopted.config.model_copy(update={"data": data})
+            adopted = AdoptedNetwork(adopted.network, own, adopted.about)
     if not adopted.network.is_bcos:
         raise ConfigError(
             f"network={config.network} is no B-cos network, its logits are no sums of contributions; B-cosify it first"
@@ -57,6 +62,12 @@ def adopt_network(config: ConceptRunConfig, *, device: torch.device | str = "cpu
     if adopted.network.depth(config.layer) == 0:
         raise ConfigError("layer=Input is the image itself; give a tap inside the network, such as Final")
     return adopted
+
+
+def stored_network(at: Location, *, device: torch.device | str = "cpu") -> AdoptedNetwork:
+    """The network of a run folder, such as ``network`` in that of a concept run; see :func:`adopt_network`."""
+    network, own, about, _ = load_network(at.uri, device=device)
+    return AdoptedNetwork(network, own, about)
 
 
 def store_network(at: Location, adopted: AdoptedNetwork) -> None:

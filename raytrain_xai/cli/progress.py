@@ -11,7 +11,7 @@ import click
 
 Show = Callable[[dict[str, Any]], None]
 
-_VALIDATION = ("f1", "epg", "iou", "accuracy", "worst_group")
+_VALIDATION = ("f1", "epg", "iou", "accuracy", "worst_group", "variance_explained", "carriers")
 
 
 @contextmanager
@@ -55,11 +55,14 @@ def describe(record: Mapping[str, Any]) -> str:
 
 
 def _numbers(record: Mapping[str, Any]) -> str:
-    parts = [f"{name} {record[name]:.4g}" for name in ("loss", "cls", "loc") if name in record]
+    parts = [f"{name} {record[name]:.4g}" for name in ("loss", "cls", "loc", "variance_explained") if name in record]
     if record.get("empty_maps"):
         parts.append(f"empty maps {record['empty_maps']:.0%}")
     minutes, seconds = divmod(round(record["seconds_left"]), 60)
-    parts += [f"{record['images_per_s']:.0f} images/s", f"input wait {record['input_wait']:.0%}"]
+    if record.get("dead"):
+        parts.append(f"{record['dead']:.0f} dead")
+    rate = "images" if "images_per_s" in record else "vectors"
+    parts += [f"{record[f'{rate}_per_s']:.0f} {rate}/s", f"input wait {record['input_wait']:.0%}"]
     return ", ".join([*parts, f"{minutes}:{seconds:02d} left"])
 
 

@@ -10,13 +10,16 @@ from typing import TYPE_CHECKING
 import click
 
 from raytrain_xai.cli.progress import live_progress
-from raytrain_xai.config import load_config
+from raytrain_xai.config import load_job
 from raytrain_xai.errors import RunError
 
 if TYPE_CHECKING:
     from raytrain_xai.runners.train import Launch, Outcome
 
-_SHOWN = ("f1", "map", "epg", "iou", "on_object", "accuracy", "top5", "worst_group")
+_SHOWN = (
+    "f1", "map", "epg", "iou", "on_object", "accuracy", "top5", "worst_group", "variance_explained", "image_l0",
+    "carriers", "dead", "always_on",
+)  # fmt: skip
 
 
 def _options(command: Callable[..., None]) -> Callable[..., None]:
@@ -43,7 +46,7 @@ def train_command(
     context: click.Context, config: str, overrides: tuple[str, ...], workers: int | None, address: str
 ) -> None:
     """Train the run described by CONFIG and measure it."""
-    run_config = load_config(config, _with_workers(overrides, workers))  # before the slow imports below
+    run_config = load_job(config, _with_workers(overrides, workers))  # before the slow imports below
 
     from raytrain_xai.runners.train import start_run
 
@@ -105,9 +108,10 @@ def _conclude(outcome: Outcome) -> None:
 
 
 def _echo_metrics(outcome: Outcome) -> None:
+    before = outcome.metrics.get("before", {})  # of a concept run: the network without concepts
     for split in ("val", "test"):
-        values = outcome.metrics.get(split, {})
-        shown = "  ".join(f"{name} {values[name]:.3f}" for name in _SHOWN if name in values)
-        if shown:
-            click.echo(f"{split:>5}  {shown}")
+        for values, note in ((before.get(split, {}), "  (before)"), (outcome.metrics.get(split, {}), "")):
+            shown = "  ".join(f"{name} {values[name]:.3f}" for name in _SHOWN if name in values)
+            if shown:
+                click.echo(f"{split:>5}  {shown}{note}")
     click.echo(f"run: {outcome.run}")

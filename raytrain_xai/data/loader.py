@@ -127,17 +127,18 @@ def training_batches(
 
 def evaluation_batches(
     path: str, split: str, image_size: int, batch_size: int, *, shorter: int | None = None, rank: int = 0,
-    world_size: int = 1,
+    world_size: int = 1, max_images: int | None = None,
 ) -> Batches:  # fmt: skip
     """A worker's contiguous share of a split, each sample once, scaled only, all annotated, in stored order.
 
     Args:
         shorter: see :func:`raytrain_xai.data.transforms.centre`; ``data.eval_resize`` of a run.
+        max_images: of all workers together, at even distances in stored order; None: all.
     Raises:
         DataError: no such data set or split.
     """
     stored = StoredSplit(path, split)
-    plans = evaluation_plan(len(stored), batch_size, rank=rank, world_size=world_size)
+    plans = evaluation_plan(len(stored), batch_size, rank=rank, world_size=world_size, max_images=max_images)
     return Batches(PlannedBatches(stored, image_size, shorter=shorter), plans, num_workers=0)
 
 

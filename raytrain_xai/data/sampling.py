@@ -131,16 +131,18 @@ def _deal(is_annotated: np.ndarray, parts: int, *, paired: bool) -> list[np.ndar
     return [dealt[part::parts] for part in range(parts)]
 
 
-def evaluation_plan(n: int, batch_size: int, *, rank: int, world_size: int) -> list[BatchPlan]:
+def evaluation_plan(
+    n: int, batch_size: int, *, rank: int, world_size: int, max_images: int | None = None
+) -> list[BatchPlan]:
     """Batches of one worker that sees every row of its contiguous share once, in stored order; all are annotated.
 
-    Shares differ by one row at most and may be empty; the last batch may be smaller.
+    Shares differ by one row at most and may be empty; the last batch may be smaller. Of more than ``max_images`` rows
+    so many are taken, at even distances: stored order may be that of the classes.
     """
-    start, stop = n * rank // world_size, n * (rank + 1) // world_size
-    return [
-        full_plan(np.arange(first, min(first + batch_size, stop), dtype=np.int64))
-        for first in range(start, stop, batch_size)
-    ]
+    count = n if max_images is None else min(n, max_images)
+    rows = np.arange(count, dtype=np.int64) * n // max(count, 1)
+    own = rows[count * rank // world_size : count * (rank + 1) // world_size]
+    return [full_plan(own[first : first + batch_size]) for first in range(0, len(own), batch_size)]
 
 
 def full_plan(indices: np.ndarray) -> BatchPlan:

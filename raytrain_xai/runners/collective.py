@@ -15,6 +15,33 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from raytrain_xai.concepts.workers import ALONE, Workers
+
+
+class _Group:
+    """All workers of the process group, as :class:`raytrain_xai.concepts.workers.Workers`."""
+
+    @property
+    def rank(self) -> int:
+        return dist.get_rank()
+
+    @property
+    def world_size(self) -> int:
+        return dist.get_world_size()
+
+    def sum(self, values: Tensor) -> Tensor:
+        return sum_over_workers(values)
+
+    def gather(self, values: Tensor) -> Tensor:
+        gathered = values.new_empty(self.world_size * values.shape[0], *values.shape[1:])
+        dist.all_gather_into_tensor(gathered, values.contiguous())
+        return gathered
+
+
+def joined_workers() -> Workers:
+    """The workers of this run, for steps that are taken together."""
+    return _Group() if is_distributed() else ALONE
+
 
 def is_distributed() -> bool:
     """Whether this process belongs to a group of several workers."""

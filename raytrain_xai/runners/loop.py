@@ -1,4 +1,4 @@
-"""The training loop of one worker: plain PyTorch, the same in the calling process and in a Ray worker.
+"""Training of a classifier on one worker: plain PyTorch, the same in the calling process and in a Ray worker.
 
 Resuming is bitwise because nothing random has a state: the order of samples, their augmentation and the guided class
 are functions of (seed, epoch or step, sample), and torch's generators are seeded before every forward pass.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
@@ -18,10 +19,11 @@ from torch.nn.parallel import DistributedDataParallel
 from raytrain_xai.config import RunConfig
 from raytrain_xai.data.dataset import DatasetInfo
 from raytrain_xai.data.loader import TrainingData
-from raytrain_xai.run_folder import METRICS, write_json
+from raytrain_xai.run_folder import Attempt
 from raytrain_xai.runners.collective import broadcast_json
+from raytrain_xai.runners.epochs import conclude, tracked, train_epochs
 from raytrain_xai.runners.finite import StepResult, is_finite, stop_non_finite
-from raytrain_xai.runners.history import Position, selected, stops_early
+from raytrain_xai.runners.history import Evaluated, Position, selected, stops_early
 from raytrain_xai.runners.meter import SUMS, Meter
 from raytrain_xai.runners.optimiser import apply_gradients, learning_rate
 from raytrain_xai.runners.session import Session, build_session, load_step, measure, restore, save
@@ -49,48 +51,59 @@ def train(worker: Worker, config: RunConfig, info: DatasetInfo) -> dict[str, Any
     data = TrainingData(config, info, rank=worker.rank, world_size=worker.world_size)
     if tracker is not None:
         tracker.started(position, num_steps, worker.world_size)
-    status = "FAILED"
-    try:
-        while position.epoch < config.epochs and not stops_early(position.history, config.evaluation):
-            batches = meter.timed(data.epoch(position.epoch, position.step_in_epoch))
-            position = _train_epoch(session, tracker, meter, batches, position).after_epoch()
-            if position.epoch % config.evaluation.every_epochs == 0 or position.epoch == config.epochs:
-                position = _evaluate(session, tracker, position)
-            save(session, tracker, position)
-        metrics = _finish(session, tracker, position)
-        status = "FINISHED"
-    finally:
-        if tracker is not None:
-            tracker.close(status)
-    return metrics
+    with tracked(tracker):
+        position = train_epochs(_Classifier(session, data, meter), tracker, position)
+        return conclude(tracker, _final_metrics(session, position))
 
 
-def _train_epoch(
-    session: Session, tracker: Tracker | None, meter: Meter, batches: Iterable[Batch], position: Position
-) -> Position:
-    """The rest of the epoch at ``position``; returns the position after its last step."""
-    config = session.config
-    steps_per_epoch = session.info.splits["train"] // config.batch_size
-    session.model.train()
-    for parts in _grouped(batches, config.accumulate):
-        rate = learning_rate(config.optim, position.step, meter.num_steps, steps_per_epoch)
-        result = forward_backward(session, parts, position.step)
+@dataclass(frozen=True)
+class _Classifier:
+    """The parts of :class:`raytrain_xai.runners.epochs.Learner`."""
+
+    session: Session
+    data: TrainingData
+    meter: Meter
+
+    @property
+    def worker(self) -> Worker:
+        return self.session.worker
+
+    @property
+    def config(self) -> RunConfig:
+        return self.session.config
+
+    @property
+    def steps_per_epoch(self) -> int:
+        return self.session.info.splits["train"] // self.config.batch_size
+
+    def epoch(self, epoch: int, start_step: int) -> Iterator[list[Batch]]:
+        self.session.model.train()
+        return _grouped(self.meter.timed(self.data.epoch(epoch, start_step)), self.config.accumulate)
+
+    def step(self, item: Sequence[Batch], position: Position, attempt: Attempt | None) -> None:
+        session, optim = self.session, self.config.optim
+        result = forward_backward(session, item, position.step)
         if not is_finite(result):
-            stop_non_finite(session, result, position, tracker.attempt if tracker else None)
-        apply_gradients(session.optimizer, config.optim, rate, result.norm)
+            stop_non_finite(session, result, position, attempt)
+        apply_gradients(session.optimizer, optim, self._rate(position.step), result.norm)
         if session.average is not None:
             session.average.after_step(session.network, position.step)
-        position = position.after_step()
-        meter.add(result.sums)
-        is_last = position.step_in_epoch == steps_per_epoch
-        if position.step % config.tracking.log_every_steps == 0 or is_last:
-            values = meter.read(position.step) | {"lr": rate}  # a collective and the only read of the sums
-            if tracker is not None:
-                tracker.add("step", position.step, position.epoch, values)
-        every = config.checkpoint.every_steps
-        if every is not None and position.step % every == 0 and not is_last:
-            save(session, tracker, position)
-    return position
+        self.meter.add(result.sums)
+
+    def read(self, position: Position) -> dict[str, float]:
+        return self.meter.read(position.step) | {"lr": self._rate(position.step - 1)}
+
+    def measure(self) -> dict[str, float]:
+        return measure(self.session, "val", self.config.evaluation.iou_threshold)
+
+    def is_over(self, history: Sequence[Evaluated]) -> bool:
+        return stops_early(history, self.config.evaluation)
+
+    def save(self, tracker: Tracker | None, position: Position) -> None:
+        save(self.session, tracker, position)
+
+    def _rate(self, step: int) -> float:
+        return learning_rate(self.config.optim, step, self.meter.num_steps, self.steps_per_epoch)
 
 
 def forward_backward(session: Session, parts: Sequence[Batch], step: int) -> StepResult:
@@ -118,18 +131,8 @@ def _exchange(model: nn.Module, is_last: bool) -> AbstractContextManager[None]:
     return model.no_sync() if isinstance(model, DistributedDataParallel) and not is_last else nullcontext()
 
 
-def _evaluate(session: Session, tracker: Tracker | None, position: Position) -> Position:
-    """Measure the validation split; every worker continues with the numbers of worker 0."""
-    val = measure(session, "val", session.config.evaluation.iou_threshold)
-    position = position.evaluated(broadcast_json(val, session.worker.device))
-    if tracker is not None:
-        tracker.add("epoch", position.step, position.epoch, {"val": val})
-    session.worker.report(val)
-    return position
-
-
-def _finish(session: Session, tracker: Tracker | None, position: Position) -> dict[str, Any]:
-    """Measure the selected checkpoint on the test split and write ``metrics.json``."""
+def _final_metrics(session: Session, position: Position) -> dict[str, Any]:
+    """Measure the selected checkpoint on the test split: the content of ``metrics.json``. A collective."""
     choice = selected(position.history, session.config.evaluation)
     broadcast_json(choice.step, session.worker.device)  # worker 0 arrives here when the checkpoint is written
     load_step(session, choice.step)
@@ -141,9 +144,6 @@ def _finish(session: Session, tracker: Tracker | None, position: Position) -> di
     }
     if session.info.splits.get("test"):
         metrics["test"] = measure(session, "test", threshold)
-    if tracker is not None:
-        tracker.attempt.check()
-        write_json(tracker.attempt.run.child(METRICS), metrics)
     return metrics
 
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterable, Iterator, Mapping
 
 import torch
 from torch import Tensor
 
 from raytrain_xai.runners.collective import sum_over_workers
+from raytrain_xai.runners.pace import Pace
 from raytrain_xai.runners.worker import Worker
 from raytrain_xai.types import Batch
 
@@ -28,22 +28,12 @@ class Meter:
     def __init__(self, worker: Worker, *, first_step: int, num_steps: int) -> None:
         self.num_steps = num_steps
         self._worker = worker
-        self._read_at_step = self._first_step = first_step
-        self._read_at = self._started_at = time.monotonic()
-        self._waited = 0.0
+        self._pace = Pace(first_step, num_steps)
         self._totals = torch.zeros(len(SUMS), dtype=torch.float64, device=worker.device)
 
     def timed(self, batches: Iterable[Batch]) -> Iterator[Batch]:
-        """The batches of an epoch, with the time spent waiting for them counted; what came before is not counted."""
-        self._read_at, self._waited = time.monotonic(), 0.0
-        iterator = iter(batches)
-        while True:
-            asked_at = time.monotonic()
-            batch = next(iterator, None)
-            self._waited += time.monotonic() - asked_at
-            if batch is None:
-                return
-            yield batch
+        """See :meth:`Pace.timed`."""
+        return self._pace.timed(batches)
 
     def add(self, sums: Mapping[str, Tensor]) -> None:
         """Add one optimiser step; no host sync."""
@@ -58,10 +48,9 @@ class Meter:
             this worker's time spent waiting for data), seconds_left to the end of training.
         """
         totals = dict(zip(SUMS, sum_over_workers(self._totals).tolist(), strict=True))
-        now, steps = time.monotonic(), step - self._read_at_step
-        elapsed = max(now - self._read_at, 1e-9)
+        lap = self._pace.lap(step)
         values = {
-            "loss": totals["loss"] / (steps * self._worker.world_size),
+            "loss": totals["loss"] / (lap.steps * self._worker.world_size),
             "cls": totals["cls_sum"] / totals["count"],
         }
         if totals["guided_count"]:
@@ -69,10 +58,8 @@ class Meter:
             values["empty_maps"] = totals["empty_maps_sum"] / totals["guided_count"]
         if totals["distil_sum"]:
             values["distil"] = totals["distil_sum"] / totals["count"]
-        values["images_per_s"] = totals["count"] / elapsed
-        values["input_wait"] = self._waited / elapsed
-        per_step = (now - self._started_at) / (step - self._first_step)
-        values["seconds_left"] = per_step * (self.num_steps - step)
+        values["images_per_s"] = totals["count"] / lap.elapsed_s
+        values["input_wait"] = lap.input_wait
+        values["seconds_left"] = lap.seconds_left
         self._totals = torch.zeros_like(self._totals)
-        self._read_at, self._read_at_step, self._waited = now, step, 0.0
         return values

@@ -25,15 +25,15 @@ def resolve_paths(config: RunConfig) -> RunConfig:
     """The same configuration with absolute local paths: Ray workers have a working directory of their own."""
     weights = config.model.weights
     if weights is not None and not is_named(weights):
-        weights = _absolute(weights)
+        weights = absolute(weights)
     bcosify = config.bcosify
     if bcosify is not None and not is_named(bcosify.weights):
-        bcosify = bcosify.model_copy(update={"weights": _absolute(bcosify.weights)})
+        bcosify = bcosify.model_copy(update={"weights": absolute(bcosify.weights)})
     return config.model_copy(
         update={
             "bcosify": bcosify,
-            "storage": _absolute(config.storage),
-            "data": config.data.model_copy(update={"path": _absolute(config.data.path)}),
+            "storage": absolute(config.storage),
+            "data": config.data.model_copy(update={"path": absolute(config.data.path)}),
             "model": config.model.model_copy(update={"weights": weights}),
         }
     )
@@ -129,7 +129,8 @@ def _refuse_local_statistics(network: Network) -> None:
         )
 
 
-def _absolute(path: str) -> str:
+def absolute(path: str) -> str:
+    """A local path made absolute; other addresses as they are."""
     if "://" in path:
         return path
     return os.path.abspath(locate(path).path)

@@ -21,14 +21,12 @@ import ray.train.torch
 import torch
 from ray.train import ControllerError, TrainingFailedError, WorkerGroupError
 
-from raytrain_xai.config import RunConfig, parse_config
-from raytrain_xai.data.dataset import DatasetInfo, open_dataset
-from raytrain_xai.errors import DataError, RunError, XaiError
+from raytrain_xai.config import AnyRunConfig, parse_job
+from raytrain_xai.errors import RunError, XaiError
 from raytrain_xai.run_folder import CONFIG, run_location
 from raytrain_xai.runners.cluster import shortage
-from raytrain_xai.runners.loop import train
-from raytrain_xai.runners.session import Worker
 from raytrain_xai.runners.tracking import Publish, Record
+from raytrain_xai.runners.worker import Work, Worker
 from raytrain_xai.storage import exists
 
 _POLL_S = 0.5
@@ -63,13 +61,17 @@ class StopOnOwnErrors(ray.train.UserCallback):
                 raise error
 
 
-def run_on_ray(config: RunConfig, info: DatasetInfo, publish: Publish) -> dict[str, Any]:
+def run_on_ray(config: AnyRunConfig, work: Work, publish: Publish) -> dict[str, Any]:
     """Train on ``config.workers`` workers of the connected Ray cluster.
 
     Restarts after a crash continue from the newest checkpoint.
 
+    Args:
+        work: what every worker does; picklable.
+        publish: called in this process with every record of worker 0.
+
     Returns:
-        Content of ``metrics.json``.
+        Content of ``metrics.json``, as worker 0 returned it.
 
     Raises:
         RunError: the workers crashed more often than ``resources.max_failures``, or a run error of the loop.
@@ -83,7 +85,7 @@ def run_on_ray(config: RunConfig, info: DatasetInfo, publish: Publish) -> dict[s
             _train_on_worker,
             train_loop_config={
                 "config": config.model_dump(mode="json"),
-                "fingerprint": info.fingerprint,
+                "work": work,
                 "board": board,
             },
             scaling_config=_scaling(config),
@@ -104,7 +106,7 @@ def run_on_ray(config: RunConfig, info: DatasetInfo, publish: Publish) -> dict[s
         return metrics
 
 
-def _scaling(config: RunConfig) -> ray.train.ScalingConfig:
+def _scaling(config: AnyRunConfig) -> ray.train.ScalingConfig:
     resources = {"CPU": config.resources.cpus_per_worker}
     if config.resources.gpus_per_worker > 0:
         resources["GPU"] = config.resources.gpus_per_worker
@@ -115,7 +117,7 @@ def _scaling(config: RunConfig) -> ray.train.ScalingConfig:
 
 def _train_on_worker(raw: dict[str, Any]) -> dict[str, Any]:
     """What a Ray worker runs; everything but these lines is the same outside Ray."""
-    config = parse_config(raw["config"])
+    config = parse_job(raw["config"])
     torch.set_num_threads(max(1, int(config.resources.cpus_per_worker)))
     context = ray.train.get_context()
     worker = Worker(
@@ -125,18 +127,10 @@ def _train_on_worker(raw: dict[str, Any]) -> dict[str, Any]:
         publish=partial(_send, raw["board"]),
         report=ray.train.report,
     )
-    return train(worker, config, _open_shared(config, raw["fingerprint"]))
-
-
-def _open_shared(config: RunConfig, fingerprint: str) -> DatasetInfo:
-    """The data set, which like the run folder has to be the driver's, seen from this machine."""
     run = run_location(config)
     if not exists(run.child(CONFIG)):
         raise RunError(f"{run.uri} is not visible on every node; use shared storage (a network folder or s3://)")
-    info = open_dataset(config.data.path)
-    if info.fingerprint != fingerprint:
-        raise DataError(f"{config.data.path} on this node is not the data set the run was started with; share one")
-    return info
+    return raw["work"](worker, config)
 
 
 def _send(board: Any, record: Record) -> None:
@@ -165,7 +159,7 @@ def _live(publish: Publish) -> Generator[Any]:
         polling.result()
 
 
-def error_to_show(error: TrainingFailedError, config: RunConfig) -> XaiError:
+def error_to_show(error: TrainingFailedError, config: AnyRunConfig) -> XaiError:
     """The error to show for a failed ``fit``."""
     run = run_location(config).uri
     if isinstance(error, ControllerError):

@@ -10,9 +10,9 @@ from typing import Any
 import torch
 
 from raytrain_xai.checkpoint import complete_steps
-from raytrain_xai.config import RunConfig, parse_config, with_overrides
-from raytrain_xai.data.dataset import DatasetInfo
-from raytrain_xai.errors import ConfigError
+from raytrain_xai.config import AnyRunConfig, RunConfig, job_with_overrides, parse_job
+from raytrain_xai.data.dataset import open_dataset
+from raytrain_xai.errors import ConfigError, DataError
 from raytrain_xai.run_folder import (
     CHECKPOINTS,
     METRICS,
@@ -25,37 +25,17 @@ from raytrain_xai.run_folder import (
     write_config,
 )
 from raytrain_xai.runners.cluster import connected
+from raytrain_xai.runners.concept_job import plan_concepts
+from raytrain_xai.runners.job import Job, Launch
 from raytrain_xai.runners.loop import train
 from raytrain_xai.runners.preflight import check_run, resolve_paths
-from raytrain_xai.runners.session import Worker
-from raytrain_xai.runners.tracking import Publish
-from raytrain_xai.storage import delete_tree, exists
+from raytrain_xai.runners.worker import Worker
+from raytrain_xai.storage import Location, delete_tree, exists
 
-RESUMABLE = (
-    "epochs",
-    "workers",
-    "resources",
-    "tracking",
-    "checkpoint",
-    "data.num_loader_workers",
-    "data.cache_decoded",
-)
+RESUMABLE = ("epochs", "workers", "resources", "tracking", "checkpoint")
 """Keys (and sections) that a resumed run may change: none of them alters what was trained so far."""
-
-
-@dataclass(frozen=True)
-class Launch:
-    """How to run, as opposed to what.
-
-    Attributes:
-        address: ``local``, ``auto``, ``ray://HOST:PORT`` or ``HOST:PORT``; of no effect with workers=0.
-        publish: called in this process with every record of worker 0.
-        debug: show what workers print and log.
-    """
-
-    address: str
-    publish: Publish
-    debug: bool = False
+RESUMABLE_OF = {"classify": ("data.num_loader_workers", "data.cache_decoded"), "concepts": ("parallel",)}
+"""The same, of one kind of run only."""
 
 
 @dataclass(frozen=True)
@@ -73,16 +53,15 @@ class Outcome:
     was_finished: bool = False
 
 
-def start_run(config: RunConfig, launch: Launch) -> Outcome:
+def start_run(config: AnyRunConfig, launch: Launch) -> Outcome:
     """Train a new run.
 
     Raises:
         ConfigError, DataError, CheckpointError: wrong input; nothing was started, and no folder made.
         RunError: the run failed; what it saved can be resumed.
     """
-    config = resolve_paths(config)
-    info = check_run(config, is_new=True)
-    return _run(config, info, launch, partial(create_run, config))
+    job = _plan(config, stored=None)
+    return _run(job, launch, partial(create_run, job.config))
 
 
 def resume_run(run: str, overrides: Sequence[str], launch: Launch) -> Outcome:
@@ -103,46 +82,66 @@ def resume_run(run: str, overrides: Sequence[str], launch: Launch) -> Outcome:
             f"--set model.weights={run}"
         )
     stored = read_config(at)
-    before = parse_config(stored, source=f"{run}/config.yaml")
-    config = with_overrides(stored, overrides, source="resume")
+    before = parse_job(stored, source=f"{run}/config.yaml")
+    config = job_with_overrides(stored, overrides, source="resume")
     _check_changes(before, config)
     storage, name = _split(run)
-    config = resolve_paths(config.model_copy(update={"storage": storage, "name": name}))  # the folder may have moved
+    config = config.model_copy(update={"storage": storage, "name": name})  # the folder may have moved
     if exists(at.child(METRICS)) and config.epochs == before.epochs:
         return Outcome(run, read_json(at.child(METRICS)), was_finished=True)
-    info = check_run(config, is_new=not complete_steps(at.child(CHECKPOINTS)))
+    job = _plan(config, stored=at)
 
     def reopen() -> None:
-        write_config(at, config)
+        write_config(at, job.config)
         delete_tree(at.child(METRICS))  # from here on the run is unfinished
 
-    return _run(config, info, launch, reopen)
+    return _run(job, launch, reopen)
 
 
-def _run(config: RunConfig, info: DatasetInfo, launch: Launch, begin: Callable[[], object]) -> Outcome:
+def _plan(config: AnyRunConfig, stored: Location | None) -> Job:
+    """Check a run, new or ``stored``, and say what to do for it."""
+    is_new = stored is None or not complete_steps(stored.child(CHECKPOINTS))
+    if isinstance(config, RunConfig):
+        config = resolve_paths(config)
+        return Job(config, partial(_train_classifier, check_run(config, is_new=is_new).fingerprint))
+    return plan_concepts(config, stored)
+
+
+def _run(job: Job, launch: Launch, begin: Callable[[], object]) -> Outcome:
     """Train; ``begin`` touches the run folder, once it is certain that there are workers to train on."""
-    uri = run_location(config).uri
+    config, uri = job.config, run_location(job.config).uri
     if config.workers > 0:
         with connected(config, launch.address, debug=launch.debug):
             begin()
+            job.prepare(launch)
             from raytrain_xai.runners.ray_train import run_on_ray  # imports Ray, which reads its settings then
 
-            return Outcome(uri, run_on_ray(config, info, launch.publish))
+            return Outcome(uri, run_on_ray(config, job.work, launch.publish))
     begin()
+    job.prepare(launch)
     device = torch.device("cuda" if config.resources.gpus_per_worker > 0 else "cpu")
     worker = Worker(rank=0, world_size=1, device=device, publish=launch.publish, report=_ignore)
-    return Outcome(uri, train(worker, config, info))
+    return Outcome(uri, job.work(worker, config))
 
 
-def _check_changes(before: RunConfig, after: RunConfig) -> None:
+def _train_classifier(fingerprint: str, worker: Worker, config: RunConfig) -> dict[str, Any]:
+    """The work of a classifier's run; the data set has to be the driver's, seen from this machine."""
+    info = open_dataset(config.data.path)
+    if info.fingerprint != fingerprint:
+        raise DataError(f"{config.data.path} on this node is not the data set the run was started with; share one")
+    return train(worker, config, info)
+
+
+def _check_changes(before: AnyRunConfig, after: AnyRunConfig) -> None:
+    free = RESUMABLE + RESUMABLE_OF[before.job]
     if after.epochs < before.epochs:
         raise ConfigError(f"epochs can only be raised on resume, from {before.epochs}; got {after.epochs}")
     old, new = _flat(before.model_dump(mode="json")), _flat(after.model_dump(mode="json"))
     for key in sorted(old.keys() | new.keys()):
-        is_free = any(key == allowed or key.startswith(f"{allowed}.") for allowed in RESUMABLE)
+        is_free = any(key == allowed or key.startswith(f"{allowed}.") for allowed in free)
         if old.get(key) != new.get(key) and not is_free:
             raise ConfigError(
-                f"{key} cannot change on resume (it was {old.get(key)!r}); only {', '.join(RESUMABLE)} can. "
+                f"{key} cannot change on resume (it was {old.get(key)!r}); only {', '.join(free)} can. "
                 "Train under a new name instead"
             )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -27,3 +28,7 @@ class Worker:
     device: torch.device
     publish: Publish
     report: Callable[[dict[str, float]], None]
+
+
+Work = Callable[[Worker, Any], dict[str, Any]]
+"""What every worker of a run does, given itself and the configuration: trains, and returns ``metrics.json``."""

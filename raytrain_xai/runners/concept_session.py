@@ -1,0 +1,243 @@
+"""What a worker of a concept run holds, how it is built, restored, measured and saved.
+
+With ``parallel: dictionary`` a worker holds a slice of the latents. Checkpoints hold all of them whatever the number
+of workers, so a run may be resumed with another number.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from raytrain_xai.checkpoint import Checkpoint, checkpoint_name, read_checkpoint
+from raytrain_xai.concept_config import ConceptRunConfig
+from raytrain_xai.concept_model import NETWORK, build_sae, concept_state, restore_sae
+from raytrain_xai.concept_network import AdoptedNetwork, stored_network
+from raytrain_xai.concepts.fidelity import FidelitySums, fidelity_sums, summarise_fidelity
+from raytrain_xai.concepts.layer import ConceptLayer, with_concepts
+from raytrain_xai.concepts.sae import SparseAutoencoder
+from raytrain_xai.concepts.update import build_adam
+from raytrain_xai.concepts.usage import LatentUsage
+from raytrain_xai.concepts.workers import ALONE, Workers
+from raytrain_xai.data.dataset import DatasetInfo, open_dataset
+from raytrain_xai.data.loader import evaluation_batches
+from raytrain_xai.feature_source import VectorSource, open_vectors
+from raytrain_xai.guidance.evaluate import EvaluationState, evaluate, summarise
+from raytrain_xai.optimizer_state import load_optimizer_tensors, optimizer_tensors
+from raytrain_xai.run_folder import CHECKPOINTS, run_location
+from raytrain_xai.runners.attempt import claim, commit, prune, track
+from raytrain_xai.runners.collective import gather_tensors, joined_workers
+from raytrain_xai.runners.concept_shards import own_part, shard_of, whole
+from raytrain_xai.runners.history import Evaluated, Position, best
+from raytrain_xai.runners.tracking import Tracker
+from raytrain_xai.runners.worker import Worker
+from raytrain_xai.types import Batch
+
+_USAGE = "usage/"  # prefix of the firing counts among the optimiser tensors of a checkpoint
+
+
+@dataclass(frozen=True)
+class ConceptSession:
+    """Everything that training changes or reads, on one worker.
+
+    Attributes:
+        info: of the data set that is evaluated.
+        adopted: the network, on the device.
+        sae: the autoencoder, or with ``parallel: dictionary`` this worker's slice of it; it sees x / scale.
+        optimizer: over all parameters of ``sae``.
+        usage: firing counts of its latents.
+        source: training vectors.
+        workers: those that share out the vectors of a step.
+        shards: those that share out the latents; of the two, one at least is ``ALONE``.
+    """
+
+    worker: Worker
+    config: ConceptRunConfig
+    info: DatasetInfo
+    adopted: AdoptedNetwork
+    sae: SparseAutoencoder
+    optimizer: torch.optim.Optimizer
+    usage: LatentUsage
+    source: VectorSource
+    workers: Workers
+    shards: Workers
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Optimiser steps of an epoch; a last incomplete batch is dropped."""
+        return self.source.num_vectors // self.config.batch_size
+
+    def dead(self) -> Tensor:
+        """(M,) int64, latents of ``sae`` that count as dead; see ``sae.dead_after_epochs``."""
+        return self.usage.dead(max(1, round(self.config.sae.dead_after_epochs * self.source.num_vectors)))
+
+
+def build_concept_session(worker: Worker, config: ConceptRunConfig) -> ConceptSession:
+    """Build everything at the start of training, the same on every worker; :func:`restore_concepts` goes on from there.
+
+    Raises:
+        CheckpointError: the network in the run folder is damaged.
+        DataError: the data set or the vectors cannot be used.
+    """
+    adopted = stored_network(run_location(config).child(NETWORK), device=worker.device)
+    joined = joined_workers()
+    workers, shards = (joined, ALONE) if config.parallel == "data" else (ALONE, joined)
+    source = open_vectors(config, adopted, rank=workers.rank, world_size=workers.world_size, device=worker.device)
+    torch.manual_seed(config.seed)
+    sae = shard_of(build_sae(config, source.dim), shards).to(worker.device)
+    for name, buffer in sae.named_buffers():
+        if name == "scale":  # of the variants whose thresholds are relative to it
+            buffer.fill_(source.scale)
+    usage = LatentUsage(sae.num_latents).to(worker.device)
+    info = open_dataset(evaluated_data(config, adopted))
+    return ConceptSession(worker, config, info, adopted, sae, build_adam(sae), usage, source, workers, shards)
+
+
+def evaluated_data(config: ConceptRunConfig, adopted: AdoptedNetwork) -> str:
+    """Address of the data set of a concept run: its own, or that of the run of its network."""
+    return config.data or adopted.config.data.path
+
+
+def restore_concepts(session: ConceptSession) -> tuple[Position, Tracker | None, dict[str, float] | None]:
+    """Claim the run and load its newest usable checkpoint, if there is one. A collective.
+
+    Returns:
+        Position to continue from; on worker 0 the tracker; and what the validation of the network without concepts
+        gave, if it was measured already.
+    Raises:
+        RunError: another attempt claimed the run at the same time.
+        CheckpointError: complete checkpoints exist but none is usable.
+    """
+    claimed = claim(session.config, session.worker)
+    checkpoint, position, before = claimed.checkpoint, Position(), None
+    if checkpoint is not None:
+        tensors = own_part(checkpoint.optimizer, session.shards)
+        counts = {name: value for name, value in tensors.items() if name.startswith(_USAGE)}
+        session.usage.load_state_dict({name.removeprefix(_USAGE): value for name, value in counts.items()})
+        moments = {name: value for name, value in tensors.items() if name not in counts}
+        load_optimizer_tensors(session.optimizer, dict(session.sae.named_parameters()), moments)
+        _load_weights(session, checkpoint)
+        position, before = Position.from_json(checkpoint.state), checkpoint.state["before"]
+    return position, track(claimed, session.config, session.worker, position), before
+
+
+def save_concepts(
+    session: ConceptSession, tracker: Tracker | None, position: Position, before: Mapping[str, float]
+) -> None:
+    """Write a checkpoint and delete those it supersedes. A collective; worker 0 writes.
+
+    Raises:
+        RunError: a newer attempt owns the run.
+    """
+    model = whole(session.sae.state_dict(), session.shards)
+    counts = {f"{_USAGE}{name}": value for name, value in session.usage.state_dict().items()}
+    moments = optimizer_tensors(session.optimizer, dict(session.sae.named_parameters()))
+    optimizer = whole({**moments, **counts}, session.shards)
+    if tracker is None:
+        return
+    state = {
+        **position.to_json(),
+        **concept_state(session.config, session.adopted.network, session.sae.dim),
+        "before": dict(before),
+        "mlflow_id": tracker.mlflow_id,
+    }
+    commit(tracker, Checkpoint(position.step, model, optimizer, state))
+    protected = {choose(session, position.history).step} if position.history else set[int]()
+    prune(tracker, position.step, session.config.checkpoint.keep, protected)
+
+
+def choose(session: ConceptSession, history: tuple[Evaluated, ...]) -> Evaluated:
+    """The evaluation whose checkpoint is used, of one or more; see ``evaluation.select``."""
+    if session.config.evaluation.select == "last":
+        return history[-1]
+    top = best(history, "f1" if session.info.task == "multilabel" else "accuracy")
+    assert top is not None
+    return top
+
+
+def load_step(session: ConceptSession, step: int) -> None:
+    """Load the weights of one checkpoint of this run."""
+    folder = run_location(session.config).child(CHECKPOINTS, checkpoint_name(step))
+    _load_weights(session, read_checkpoint(folder, with_optimizer=False))
+
+
+def whole_sae(session: ConceptSession) -> SparseAutoencoder:
+    """The autoencoder with all latents, for use. A collective where they are shared out.
+
+    It takes half of the weights and moments of a training in one process, so a dictionary that is sharded for its
+    optimiser still fits here.
+    """
+    if session.shards.world_size == 1:
+        return session.sae
+    weights = whole(session.sae.state_dict(), session.shards)
+    return restore_sae(session.config, weights, run_location(session.config).uri).to(session.worker.device)
+
+
+def measure_network(session: ConceptSession, split: str, iou_threshold: float | None) -> dict[str, float]:
+    """Metrics of the network without concepts; see :func:`measure_concepts`."""
+    return _measure(session, session.adopted.network, split, iou_threshold, None)[0]
+
+
+def measure_concepts(
+    session: ConceptSession, split: str, iou_threshold: float | None
+) -> tuple[dict[str, float], FidelitySums]:
+    """Metrics with the concepts plugged into the network, every worker taking its share of a split. A collective.
+
+    Returns:
+        What :func:`raytrain_xai.guidance.evaluate.summarise` and
+        :func:`raytrain_xai.concepts.fidelity.summarise_fidelity` tell, equal on all workers, and the latter's sums.
+    """
+    layer = ConceptLayer(whole_sae(session)).eval()
+    network = with_concepts(session.adopted.network, {session.config.layer: layer})
+    metrics, sums = _measure(session, network, split, iou_threshold, layer)
+    assert sums is not None
+    return metrics | summarise_fidelity(sums), sums
+
+
+def _measure(
+    session: ConceptSession, network: Any, split: str, iou_threshold: float | None, layer: ConceptLayer | None
+) -> tuple[dict[str, float], FidelitySums | None]:
+    config, own, worker = session.config, session.adopted.config, session.worker
+    batches = evaluation_batches(
+        evaluated_data(config, session.adopted), split, own.data.image_size, config.evaluation.batch_size,
+        shorter=own.data.eval_resize, rank=worker.rank, world_size=worker.world_size,
+        max_images=config.evaluation.max_images if split == "val" else None,
+    )  # fmt: skip
+    observer = None if layer is None else _Observer(session, layer)
+    state = evaluate(
+        network, batches if observer is None else observer.watch(batches),
+        method=own.guidance.attribution or network.default_attribution, layer=own.guidance.layer,
+        order=own.evaluation.order, loss=own.guidance.loss, intgrad_steps=own.guidance.intgrad_steps,
+        device=worker.device,
+    )  # fmt: skip
+    first, *others = [EvaluationState.from_tensors(part) for part in gather_tensors(state.to_tensors(), worker.device)]
+    metrics = summarise(first.merge(*others), session.info, iou_threshold)
+    if observer is None:
+        return metrics, None
+    parts = gather_tensors(observer.sums.to_tensors(), worker.device)
+    head, *tail = [FidelitySums.from_tensors(part) for part in parts]
+    return metrics, head.merge(*tail)
+
+
+class _Observer:
+    """Takes the fidelity of a layer on batches on their way to the evaluation: images are decoded once for both."""
+
+    def __init__(self, session: ConceptSession, layer: ConceptLayer) -> None:
+        self._session = session
+        self._layer = layer
+        self.sums = FidelitySums.empty(layer.sae.dim, layer.sae.num_latents, session.worker.device)
+
+    def watch(self, batches: Iterable[Batch]) -> Iterator[Batch]:
+        network, tap = self._session.adopted.network, self._session.config.layer
+        for batch in batches:
+            images = batch.images.to(self._session.worker.device)
+            self.sums = self.sums.merge(fidelity_sums(network, self._layer, tap, images))
+            yield batch
+
+
+def _load_weights(session: ConceptSession, checkpoint: Checkpoint) -> None:
+    session.sae.load_state_dict(own_part(checkpoint.model, session.shards))

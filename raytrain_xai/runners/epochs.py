@@ -1,0 +1,122 @@
+"""The loop over epochs that every kind of run shares: steps, log, evaluations and checkpoints, in this order.
+
+Resuming is bitwise because nothing random has a state: whatever a step draws is a function of (seed, epoch, step).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterable, Sequence
+from contextlib import contextmanager
+from typing import Any, Protocol, TypeVar
+
+from raytrain_xai.config import AnyRunConfig
+from raytrain_xai.run_folder import METRICS, Attempt, write_json
+from raytrain_xai.runners.collective import broadcast_json
+from raytrain_xai.runners.history import Evaluated, Position
+from raytrain_xai.runners.tracking import Tracker
+from raytrain_xai.runners.worker import Worker
+
+T = TypeVar("T")
+
+
+class Learner(Protocol[T]):
+    """What one kind of run brings to the loop, on one worker. All methods are collectives."""
+
+    @property
+    def worker(self) -> Worker: ...
+
+    @property
+    def config(self) -> AnyRunConfig: ...
+
+    @property
+    def steps_per_epoch(self) -> int: ...
+
+    def epoch(self, epoch: int, start_step: int) -> Iterable[T]:
+        """The steps of an epoch, from one on: what each of them learns from."""
+        ...
+
+    def step(self, item: T, position: Position, attempt: Attempt | None) -> None:
+        """One update. ``attempt`` is that of worker 0, None on the others.
+
+        Raises:
+            RunError: a number is not finite; nothing was updated.
+        """
+        ...
+
+    def read(self, position: Position) -> dict[str, float]:
+        """What to log of the steps since the last reading; the only place where the host waits for their numbers."""
+        ...
+
+    def measure(self) -> dict[str, float]:
+        """Metrics of the validation split."""
+        ...
+
+    def is_over(self, history: Sequence[Evaluated]) -> bool:
+        """Whether to stop before the last epoch."""
+        ...
+
+    def save(self, tracker: Tracker | None, position: Position) -> None:
+        """Write a checkpoint and delete those it supersedes; worker 0 has a tracker and writes."""
+        ...
+
+
+def train_epochs(learner: Learner[Any], tracker: Tracker | None, position: Position) -> Position:
+    """Train from ``position`` to the end of the last epoch; returns the position there. A collective."""
+    config = learner.config
+    while position.epoch < config.epochs and not learner.is_over(position.history):
+        position = _epoch(learner, tracker, position).after_epoch()
+        if position.epoch % config.evaluation.every_epochs == 0 or position.epoch == config.epochs:
+            position = _evaluate(learner, tracker, position)
+        learner.save(tracker, position)
+    return position
+
+
+@contextmanager
+def tracked(tracker: Tracker | None) -> Generator[None]:
+    """Ends the records of a run with FINISHED, or FAILED when the block raises."""
+    status = "FAILED"
+    try:
+        yield
+        status = "FINISHED"
+    finally:
+        if tracker is not None:
+            tracker.close(status)
+
+
+def conclude(tracker: Tracker | None, metrics: dict[str, Any]) -> dict[str, Any]:
+    """Write ``metrics.json``, with which a run is finished.
+
+    Raises:
+        RunError: a newer attempt owns the run.
+    """
+    if tracker is not None:
+        tracker.attempt.check()
+        write_json(tracker.attempt.run.child(METRICS), metrics)
+    return metrics
+
+
+def _epoch(learner: Learner[Any], tracker: Tracker | None, position: Position) -> Position:
+    """The rest of the epoch at ``position``; returns the position after its last step."""
+    config = learner.config
+    for item in learner.epoch(position.epoch, position.step_in_epoch):
+        learner.step(item, position, tracker.attempt if tracker else None)
+        position = position.after_step()
+        is_last = position.step_in_epoch == learner.steps_per_epoch
+        if position.step % config.tracking.log_every_steps == 0 or is_last:
+            values = learner.read(position)
+            if tracker is not None:
+                tracker.add("step", position.step, position.epoch, values)
+        every = config.checkpoint.every_steps
+        if every is not None and position.step % every == 0 and not is_last:
+            learner.save(tracker, position)
+    return position
+
+
+def _evaluate(learner: Learner[Any], tracker: Tracker | None, position: Position) -> Position:
+    """Measure the validation split; every worker continues with the numbers of worker 0."""
+    val: dict[str, float] = broadcast_json(learner.measure(), learner.worker.device)
+    position = position.evaluated(val)
+    if tracker is not None:
+        tracker.add("epoch", position.step, position.epoch, {"val": val})
+    learner.worker.report(val)
+    return position

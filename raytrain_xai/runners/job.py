@@ -1,0 +1,44 @@
+"""A run, checked and ready to start."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from raytrain_xai.config import AnyRunConfig
+from raytrain_xai.runners.tracking import Publish
+from raytrain_xai.runners.worker import Work
+
+
+@dataclass(frozen=True)
+class Launch:
+    """How to run, as opposed to what.
+
+    Attributes:
+        address: ``local``, ``auto``, ``ray://HOST:PORT`` or ``HOST:PORT``; of no effect with workers=0.
+        publish: called in this process with every record of worker 0.
+        debug: show what workers print and log.
+    """
+
+    address: str
+    publish: Publish
+    debug: bool = False
+
+
+def _nothing(launch: Launch) -> None:  # noqa: ARG001
+    """Most runs need nothing but their folder."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """What is to be done for a run.
+
+    Attributes:
+        config: with absolute local paths.
+        work: what every worker does; picklable.
+        prepare: called in this process when the run folder and, with workers, the cluster are there.
+    """
+
+    config: AnyRunConfig
+    work: Work
+    prepare: Callable[[Launch], None] = _nothing
