@@ -124,7 +124,8 @@ def network_fingerprint(network: Network | nn.Module) -> str:
     digest = hashlib.sha256()
     for name, value in sorted(net.state_dict().items()):
         digest.update(f"{name} {tuple(value.shape)} {value.dtype}".encode())
-        digest.update(value.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes() if value.dim() else b"")
+        flat = torch.empty(value.numel(), dtype=value.dtype)  # whatever the strides of the value
+        digest.update(flat.copy_(value.detach().flatten()).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
 
 

@@ -198,11 +198,17 @@ def _overridden(raw: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, A
 
 def parse_config(raw: Mapping[str, Any], source: str = "configuration") -> RunConfig:
     """Validate a mapping; see :func:`load_config`."""
+    if raw.get("job") == "concepts":
+        raise ConfigError(
+            f"{source} describes a concept run, a classifier's is needed here; it is in its folder network"
+        )
     return _validate(RunConfig, raw, source)
 
 
 def parse_concept_config(raw: Mapping[str, Any], source: str = "configuration") -> ConceptRunConfig:
     """Validate the mapping of a concept run (``job: concepts``); see :func:`load_config`."""
+    if raw.get("job") != "concepts":
+        raise ConfigError(f"{source} describes a classifier's run, a concept run is needed here (job: concepts)")
     return _validate(ConceptRunConfig, raw, source)
 
 
