@@ -14,7 +14,7 @@ from raytrain_xai.checkpoint import load_network, read_checkpoint_of
 from raytrain_xai.concept_config import ConceptRunConfig
 from raytrain_xai.concept_names import read_names
 from raytrain_xai.concepts.layer import ConceptLayer
-from raytrain_xai.concepts.sae import SparseAutoencoder, TopKSae
+from raytrain_xai.concepts.sae import BatchTopKSae, JumpReluSae, ReluSae, SparseAutoencoder, TopKSae
 from raytrain_xai.config import parse_concept_config
 from raytrain_xai.errors import CheckpointError, ConfigError
 from raytrain_xai.explain import Explainer
@@ -100,8 +100,14 @@ def build_sae(config: ConceptRunConfig, dim: int) -> SparseAutoencoder:
     match sae.kind:
         case "topk":
             return TopKSae(dim, sae.latents, sae.k)
-        case _:
-            raise ConfigError(f"sae.kind={sae.kind} is not known")
+        case "batch_topk":
+            return BatchTopKSae(dim, sae.latents, sae.k)
+        case "relu":
+            return ReluSae(dim, sae.latents)
+        case "jumprelu":
+            return JumpReluSae(
+                dim, sae.latents, bandwidth=sae.bandwidth, initial_threshold=sae.initial_threshold
+            )  # fmt: skip
 
 
 def restore_sae(config: ConceptRunConfig, weights: Mapping[str, Tensor], run: str) -> SparseAutoencoder:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -50,6 +51,18 @@ def combine(values: Tensor, indices: Tensor, dictionary: Tensor) -> Tensor:
 def project(vectors: Tensor, indices: Tensor, dictionary: Tensor) -> Tensor:
     """Inner products with chosen dictionary rows: vectors (..., D), indices (..., k) -> (..., k)."""
     return torch.einsum("...kd,...d->...k", dictionary[indices], vectors.to(dictionary.dtype))
+
+
+def stack_codes(codes: Sequence[SparseCode]) -> SparseCode:
+    """Codes (n_i, k_i) of parts of a block -> (sum of n_i, largest k_i); shorter ones get unused places."""
+    if len(codes) == 1:
+        return codes[0]
+    width = max(code.values.shape[1] for code in codes)
+    values, indices = (
+        torch.cat([functional.pad(part, (0, width - part.shape[1])) for part in parts])
+        for parts in ([code.values for code in codes], [code.indices for code in codes])
+    )
+    return SparseCode(values, indices, codes[0].num_latents)
 
 
 def sum_per_latent(places: Tensor, indices: Tensor, num_latents: int) -> Tensor:
