@@ -45,7 +45,7 @@ def collect_images(paths: Sequence[str]) -> list[Path]:
     files = list(dict.fromkeys(files))
     for file in files:
         try:
-            _read(file)
+            read_picture(file)
         except DataError as error:
             problems.append(str(error))
     if problems:
@@ -70,10 +70,7 @@ def write_explanations(
         ConfigError: ``out`` is a file or a folder the pictures are read from, or a class is unknown.
         DataError: a picture cannot be read.
     """
-    if out.exists() and not out.is_dir():
-        raise ConfigError(f"--out {out} is a file; give a folder")
-    if any(file.parent.resolve() == out.resolve() for file in files):
-        raise ConfigError(f"--out {out} holds the pictures to explain; give another folder")
+    check_output(out, files)
     out.mkdir(parents=True, exist_ok=True)
     stems = distinct_names([file.stem for file in files])
     class_stems = distinct_names(explainer.classes)
@@ -96,6 +93,18 @@ def write_explanations(
     }
     (out / INDEX).write_text(json.dumps(index, indent=1, allow_nan=False) + "\n", encoding="utf-8")
     return index
+
+
+def check_output(out: Path, files: Sequence[Path]) -> None:
+    """Refuse a folder for results in which they would mix with the pictures.
+
+    Raises:
+        ConfigError: ``out`` is a file, or a folder that holds one of ``files``.
+    """
+    if out.exists() and not out.is_dir():
+        raise ConfigError(f"--out {out} is a file; give a folder")
+    if any(file.parent.resolve() == out.resolve() for file in files):
+        raise ConfigError(f"--out {out} holds the pictures to explain; give another folder")
 
 
 def distinct_names(texts: Sequence[str]) -> list[str]:
@@ -121,7 +130,7 @@ def _explained(
 ) -> Iterator[tuple[Path, Image.Image, Explanation]]:
     for start in range(0, len(files), _BATCH):
         chunk = files[start : start + _BATCH]
-        pictures = [_read(file) for file in chunk]
+        pictures = [read_picture(file) for file in chunk]
         yield from zip(chunk, pictures, explainer(pictures, names=names, top=top), strict=True)
 
 
@@ -160,7 +169,7 @@ def _image_record(
     }
 
 
-def _read(file: Path) -> Image.Image:
+def read_picture(file: Path) -> Image.Image:
     """An RGB picture, decoded as the images of data sets are.
 
     Raises:
