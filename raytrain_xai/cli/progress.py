@@ -25,17 +25,22 @@ def live_progress() -> Generator[Show]:
 
     console = Console(stderr=True)
     columns = (
-        TextColumn("epoch {task.fields[epoch]}"),
+        TextColumn("{task.fields[part]}"),
         BarColumn(),
         MofNCompleteColumn(),
         TextColumn("{task.description}"),
     )
     with Progress(*columns, console=console, transient=True) as progress:
-        task = progress.add_task("starting", total=None, epoch=1)
+        task = progress.add_task("starting", total=None, part="epoch 1")
 
         def show(record: dict[str, Any]) -> None:
             if record["kind"] == "step":
-                progress.update(task, completed=record["step"], epoch=record["epoch"] + 1, description=_numbers(record))
+                part = f"epoch {record['epoch'] + 1}"
+                progress.update(task, completed=record["step"], part=part, description=_numbers(record))
+                return
+            if record["kind"] == "tasks":
+                done, total, description = record["done"], record["total"], _rate(record)
+                progress.update(task, completed=done, total=total, part="images", description=description)
                 return
             if record.get("event") == "start":
                 progress.update(task, total=record["num_steps"], completed=record["step"], description="")
@@ -51,6 +56,8 @@ def describe(record: Mapping[str, Any]) -> str:
     if record["kind"] == "epoch":
         values = (f"{name} {record['val'][name]:.3f}" for name in _VALIDATION if name in record["val"])
         return f"epoch {record['epoch']} done, validation: {', '.join(values)}"
+    if record["kind"] == "tasks":
+        return f"{record['done']} of {record['total']} images: {_rate(record)}"
     return f"epoch {record['epoch'] + 1} step {record['step']}: {_numbers(record)}"
 
 
@@ -58,12 +65,21 @@ def _numbers(record: Mapping[str, Any]) -> str:
     parts = [f"{name} {record[name]:.4g}" for name in ("loss", "cls", "loc", "variance_explained") if name in record]
     if record.get("empty_maps"):
         parts.append(f"empty maps {record['empty_maps']:.0%}")
-    minutes, seconds = divmod(round(record["seconds_left"]), 60)
     if record.get("dead"):
         parts.append(f"{record['dead']:.0f} dead")
     rate = "images" if "images_per_s" in record else "vectors"
     parts += [f"{record[f'{rate}_per_s']:.0f} {rate}/s", f"input wait {record['input_wait']:.0%}"]
-    return ", ".join([*parts, f"{minutes}:{seconds:02d} left"])
+    return ", ".join([*parts, _time_left(record)])
+
+
+def _rate(record: Mapping[str, Any]) -> str:
+    """Of tasks that are done out of order."""
+    return f"{record['images_per_s']:.0f} images/s, {_time_left(record)}"
+
+
+def _time_left(record: Mapping[str, Any]) -> str:
+    minutes, seconds = divmod(round(record["seconds_left"]), 60)
+    return f"{minutes}:{seconds:02d} left"
 
 
 def _echo(record: dict[str, Any]) -> None:

@@ -43,7 +43,7 @@ def plan_concepts(config: ConceptRunConfig, stored: Location | None) -> Job:
         DataError: the data set or the feature store cannot be used.
         CheckpointError: the network cannot be used.
     """
-    config = _absolute_paths(config)
+    config = absolute_paths(config)
     own = stored.child(NETWORK) if stored is not None and exists(stored.child(NETWORK, CONFIG)) else None
     adopted = adopt_network(config) if own is None else stored_network(own)
     config = config.model_copy(update={"data": absolute(evaluated_data(config, adopted))})
@@ -124,7 +124,7 @@ def _event(message: str) -> dict[str, object]:
     return {"kind": "event", "step": 0, "epoch": 0, "event": "features", "message": message}
 
 
-def _absolute_paths(config: ConceptRunConfig) -> ConceptRunConfig:
+def absolute_paths(config: ConceptRunConfig) -> ConceptRunConfig:
     """The same configuration with absolute local paths: Ray workers have a working directory of their own."""
     name, equals, weights = config.network.partition("=")
     features = config.features
