@@ -87,10 +87,10 @@ class ConsistencySums:
 
     def _add_vectors(self, concept: Tensor, features: Tensor, w: Tensor) -> Tensor:
         """Add w u to the vectors; returns the (N,) lengths of the features."""
-        u = features.double()  # a copy, unless it was float64
+        u = features.to(torch.float64, copy=True)
         length = torch.linalg.vector_norm(u, dim=1)
         scale = torch.where(length > 0, w / length, 0.0)
-        self.vector.index_add_(0, concept, u * scale[:, None])
+        self.vector.index_add_(0, concept, u.mul_(scale[:, None]))
         return length
 
     def consistency(self) -> Tensor:

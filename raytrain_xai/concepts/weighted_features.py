@@ -14,8 +14,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from raytrain_xai.errors import ConfigError
-
 Upsampling = Literal["bilinear", "none"]
 UPSAMPLINGS: tuple[Upsampling, ...] = ("bilinear", "none")
 
@@ -62,23 +60,16 @@ def sampling_matrix(pixels: int, cells: int, upsampling: Upsampling) -> Tensor:
 
     ``bilinear``: the larger side is interpolated from the smaller, corners not aligned, as
     ``torch.nn.functional.interpolate`` does. ``none``: the length that a pixel and a cell have in common.
-
-    Raises:
-        ConfigError: unknown up-sampling.
     """
-    match upsampling:
-        case "bilinear":
-            coarse, fine = sorted((pixels, cells))
-            units = torch.eye(coarse, dtype=torch.float64)[None]
-            matrix = functional.interpolate(units, size=fine, mode="linear", align_corners=False)[0]  # (coarse, fine)
-            return matrix.T if cells == coarse else matrix
-        case "none":
-            pixel = torch.arange(pixels, dtype=torch.float64)[:, None]
-            width = pixels / cells
-            cell = torch.arange(cells, dtype=torch.float64)[None] * width
-            return (torch.minimum(pixel + 1, cell + width) - torch.maximum(pixel, cell)).clamp(min=0)
-        case _:
-            raise ConfigError(f"unknown up-sampling {upsampling!r}; give {' or '.join(UPSAMPLINGS)}")
+    if upsampling == "bilinear":
+        coarse, fine = sorted((pixels, cells))
+        units = torch.eye(coarse, dtype=torch.float64)[None]
+        matrix = functional.interpolate(units, size=fine, mode="linear", align_corners=False)[0]  # (coarse, fine)
+        return matrix.T if cells == coarse else matrix
+    pixel = torch.arange(pixels, dtype=torch.float64)[:, None]
+    width = pixels / cells
+    cell = torch.arange(cells, dtype=torch.float64)[None] * width
+    return (torch.minimum(pixel + 1, cell + width) - torch.maximum(pixel, cell)).clamp(min=0)
 
 
 def _by_image(weights: Tensor, rows: Tensor, num_images: int) -> tuple[Tensor, Tensor]:

@@ -11,10 +11,8 @@ from raytrain_xai.concepts.weighted_features import (
     UPSAMPLINGS,
     Upsampling,
     pool_maps,
-    sampling_matrix,
     weighted_features,
 )
-from raytrain_xai.errors import ConfigError
 
 
 def by_upsampling(features: Tensor, maps: Tensor, rows: Tensor) -> Tensor:
@@ -80,8 +78,3 @@ def test_uniform_map_gives_the_mean_and_only_the_positive_part_counts(generator:
 def test_map_without_positive_part_has_no_features() -> None:
     found = weighted_features(torch.ones(1, 2, 2, 2), -torch.ones(1, 4, 4), torch.tensor([0]))
     assert found.isnan().all()
-
-
-def test_unknown_upsampling_lists_the_known() -> None:
-    with pytest.raises(ConfigError, match="bilinear or none"):
-        sampling_matrix(4, 2, "nearest")  # pyright: ignore[reportArgumentType]
