@@ -24,7 +24,8 @@ ALLOWED = {
     "rich": ("cli/", "runners/"),
     "jinja2": ("report/",),
     "captum": ("localisation/peers.py",),
-    "sklearn": (),
+    "sklearn": ("concept_sources.py",),
+    "timm": ("feature_models.py",),
     "matplotlib": ("report/", "data/info.py", "data/contact_sheet.py"),
 }
 # Layer -> layers it must not import: nothing below the runners knows them, and the maths knows no files.
