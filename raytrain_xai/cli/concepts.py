@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import click
 
+from raytrain_xai.cli.concepts_c2 import c2_command, c2_files_command
 from raytrain_xai.cli.concepts_deletion import deletion_command
+from raytrain_xai.cli.concepts_features import features_command
 
 
 @click.group("concepts")
@@ -12,4 +14,7 @@ def concepts_group() -> None:
     """Features, names and scores of concept runs."""
 
 
+concepts_group.add_command(features_command)
 concepts_group.add_command(deletion_command)
+concepts_group.add_command(c2_command)
+concepts_group.add_command(c2_files_command)

@@ -82,6 +82,23 @@ class Box:
     mean: float
 
 
+@dataclass(frozen=True)
+class Distribution:
+    """Values of one quantity in a chart of distributions.
+
+    Attributes:
+        label: in the legend.
+        group: position, which fixes its colour.
+        values: one or more.
+        mean: drawn as a dashed line.
+    """
+
+    label: str
+    group: int
+    values: Sequence[float]
+    mean: float
+
+
 def colour_of(run: int) -> str:
     """Colour of the run at this position; repeats after eight runs."""
     return COLOURS[run % len(COLOURS)]
@@ -209,6 +226,34 @@ def step_chart(
         axes.set_ylabel(axes_labels[1])
         axes.legend(frameon=False, fontsize=8)
         return _to_svg(figure, description), _to_png(figure)
+
+
+def distribution_chart(distributions: Sequence[Distribution], axis: str, chance: float | None) -> bytes:
+    """Outlined histograms of values in [-1, 1], each as percent of its own values, as a PNG on white.
+
+    Args:
+        distributions: one or more.
+        axis: label of the horizontal axis.
+        chance: drawn as a dotted line; None where there is none.
+    """
+    with rc_context(_STYLE):
+        figure, axes = _canvas(height=3.0)
+        figure.set_figwidth(_BOX_WIDTH_INCHES)
+        edges = [-1 + 0.04 * i for i in range(51)]
+        for shown in distributions:
+            colour, share = colour_of(shown.group), [100 / len(shown.values)] * len(shown.values)
+            label = f"{shown.label}: mean {shown.mean:.3f}"
+            axes.hist(shown.values, edges, weights=share, histtype="stepfilled", color=colour, alpha=0.25)
+            axes.hist(shown.values, edges, weights=share, histtype="step", color=colour, linewidth=1.5, label=label)
+            axes.axvline(shown.mean, color=colour, linewidth=1.3, linestyle=(0, (4, 3)))
+        if chance is not None:
+            axes.axvline(chance, color=_INK, linewidth=1.3, linestyle=(0, (1, 2)), label=f"random: {chance:.3f}")
+        least = min(min(shown.values) for shown in distributions)
+        axes.set_xlim(min(least, chance or 0.0, 0.0) - 0.04, 1.02)
+        axes.set_xlabel(axis)
+        axes.set_ylabel("% of the concepts")
+        axes.legend(frameon=False, fontsize=8)
+        return _to_png(figure)
 
 
 def _canvas(height: float = _SIZE_INCHES[1]) -> tuple[Figure, Axes]:
