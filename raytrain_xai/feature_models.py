@@ -31,7 +31,7 @@ from raytrain_xai.checkpoint import load_network
 from raytrain_xai.errors import CheckpointError, ConfigError, DataError
 from raytrain_xai.models.network import Network
 from raytrain_xai.models.weight_files import ENDINGS, parse_state_dict
-from raytrain_xai.models.weights import classifier_keys, load_weights, read_state_dict
+from raytrain_xai.models.weights import classifier_keys, is_named, load_weights, read_state_dict
 from raytrain_xai.models.zoo import MODEL_NAMES, build_network, find_architecture
 from raytrain_xai.storage import Location, exists, locate, read_bytes
 
@@ -126,23 +126,43 @@ def load_feature_model(text: str, *, device: torch.device | str = "cpu") -> Feat
         CheckpointError: its weights cannot be had or do not fit.
     """
     device = torch.device(device)
-    if text.startswith(FILES):
-        return _stored(text, device)
-    name, equals, weights = text.partition("=")
+    name, equals, _ = text.partition("=")
+    before, address, after = split_address(text)
+    if before == FILES:
+        return _stored(text, address, device)
     if name in DINOV2:
-        return _dinov2(text, name, weights if equals else None, device)
+        return _dinov2(text, name, address if equals else None, device)
     if text == EFFICIENTNET:
         return _efficientnet(device)
-    source, _, tap = text.rpartition("@") if "@" in text.rpartition("/")[2] else (text, "", "Final")
+    tap = after.removeprefix("@") or "Final"
     if equals and name in MODEL_NAMES:
-        return _tapped(text, _of_zoo(*source.split("=", 1)), tap, find_architecture(name).image_size, device)
-    if not exists(locate(source)):
+        weights = address or text.removesuffix(after).partition("=")[2]
+        return _tapped(text, _of_zoo(name, weights), tap, find_architecture(name).image_size, device)
+    if not exists(locate(address)):
         raise ConfigError(
             f"no feature model {text!r}; give {', '.join([*DINOV2, EFFICIENTNET])}, NAME=WEIGHTS[@TAP], RUN[@TAP] or "
             f"{FILES}FOLDER"
         )
-    network, config, _, _ = load_network(source, device=device)
+    network, config, _, _ = load_network(address, device=device)
     return _tapped(text, network, tap, config.data.image_size, device)
+
+
+def split_address(text: str) -> tuple[str, str, str]:
+    """Cut out of the text of a feature model the file or folder in it.
+
+    Returns:
+        What is before it, the address (empty where there is none), and what is after it (``@TAP`` or empty).
+    """
+    if text.startswith(FILES):
+        return FILES, text.removeprefix(FILES), ""
+    name, equals, rest = text.partition("=")
+    if name in DINOV2 or text == EFFICIENTNET:
+        return name + equals, rest, ""
+    source, at, tap = text.rpartition("@") if "@" in text.rpartition("/")[2] else (text, "", "")
+    if not equals or name not in MODEL_NAMES:
+        return "", source, at + tap
+    weights = source.partition("=")[2]
+    return (source, "", at + tap) if is_named(weights) else (f"{name}=", weights, at + tap)
 
 
 def read_array(at: Location, *, num_dims: int) -> Tensor:
@@ -164,8 +184,8 @@ def read_array(at: Location, *, num_dims: int) -> Tensor:
     return value
 
 
-def _stored(text: str, device: torch.device) -> StoredFeatures:
-    folder = locate(text.removeprefix(FILES))
+def _stored(text: str, address: str, device: torch.device) -> StoredFeatures:
+    folder = locate(address)
     if not exists(folder):
         raise ConfigError(f"{text}: there is no folder {folder.uri}; give one with <image id>.npy for every image")
     return StoredFeatures(text, folder, device)

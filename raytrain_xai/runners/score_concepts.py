@@ -6,8 +6,9 @@ import contextlib
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
+from typing import Any
 
 import torch
 from safetensors.torch import load, save
@@ -30,11 +31,12 @@ from raytrain_xai.concept_sources import Factors
 from raytrain_xai.concepts.c2 import ConsistencySums, Presences, StrongestImages
 from raytrain_xai.data.dataset import open_dataset
 from raytrain_xai.errors import DataError
-from raytrain_xai.feature_models import load_feature_model
+from raytrain_xai.feature_models import load_feature_model, split_address
 from raytrain_xai.runners.cluster import connected
+from raytrain_xai.runners.preflight import absolute
 from raytrain_xai.runners.tasks import Crew, run_tasks
 from raytrain_xai.runners.tracking import Publish
-from raytrain_xai.storage import Location, delete_tree, read_bytes, write_bytes
+from raytrain_xai.storage import Location, delete_tree, locate, read_bytes, write_bytes
 
 _BLOCK = 64  # images of a task
 _SELECTION, _MEAN = "selection.safetensors", "features.mean"
@@ -94,28 +96,42 @@ def score_concepts(job: ScoreJob, crew: Crew, folder: Location, show: Publish) -
         job: what to score.
         crew: who does it.
         folder: for the parts, in a folder of its own that is removed at the end; every worker must reach it.
-        show: see :func:`~raytrain_xai.runners.tasks.run_tasks`.
+        show: see :func:`~raytrain_xai.runners.tasks.run_tasks`; images are counted in both passes, the time
+            left is that of the pass.
     Raises:
         ConfigError, CheckpointError, DataError: see :func:`~raytrain_xai.concept_scoring.check_job`, ``load_concepts``,
             ``fit_baselines`` and ``load_feature_model``; all before anything is written.
         RunError: see ``run_tasks``.
     """
+    before, address, after = split_address(job.features)
+    features = f"{before}{absolute(address) if address else ''}{after}"
+    job = replace(job, run=absolute(job.run), data=absolute(job.data), features=features)  # workers start elsewhere
     model = load_concepts([job.run], which=job.which)
     num_images = check_job(job, model)
     load_feature_model(job.features)  # what is wrong with it is said here, and it is downloaded once
     factors = fit_baselines(job, model, torch.device("cpu"))
     numbers = {name: source.num_concepts for name, source in sources_of(job, model, factors).items()}
     groups = model.explainer.classes if job.per_class else ()
-    parts = folder.child(f"parts-{_digest(job, model)}")
+    parts = locate(absolute(folder.uri)).child(f"parts-{_digest(job, model)}")
     run = _Run(job, numbers, max(len(groups), 1), num_images, parts)
     with connected(crew, crew.address, debug=crew.debug) if crew.workers else contextlib.nullcontext():
         make: Callable[[], _Worker] = partial(_Worker, job, factors, crew.device, parts)
-        run_tasks(make, run.blocks("find"), crew, show, ledger=parts.child("done"))
+        run_tasks(make, run.blocks("find"), crew, _half(show, 0), ledger=parts.child("done"))
         write_bytes(parts.child(_SELECTION), save(_select(run)))
-        run_tasks(make, run.blocks("weigh"), crew, show, ledger=parts.child("done"))
+        run_tasks(make, run.blocks("weigh"), crew, _half(show, num_images), ledger=parts.child("done"))
     sources, random = _collect(run)
     delete_tree(parts)
     return Scores(sources, random, groups, num_images, next(iter(model.names.values())))
+
+
+def _half(show: Publish, done: int) -> Publish:
+    """Progress of one of two passes as that of both; ``done``: images before it."""
+
+    def both(record: dict[str, Any]) -> None:
+        is_count = record["kind"] == "tasks"
+        show({**record, "done": record["done"] + done, "total": 2 * record["total"]} if is_count else record)
+
+    return both
 
 
 class _Worker:

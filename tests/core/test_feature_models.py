@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from raytrain_xai.data.transforms import centre_image
 from raytrain_xai.errors import CheckpointError, ConfigError, DataError
-from raytrain_xai.feature_models import efficientnet_keys, load_feature_model
+from raytrain_xai.feature_models import efficientnet_keys, load_feature_model, split_address
 from raytrain_xai.models.zoo import build_network
 
 
@@ -84,6 +84,25 @@ def test_a_tap_of_the_zoo_and_of_a_run(concept_runs: dict[str, str], images: Ten
     assert of_run.image_size == 48
     small = images[:, :, :48, :48]
     assert of_run(small, ["a", "b"]).shape[2] < of_tap(small, ["a", "b"]).shape[2]
+
+
+@pytest.mark.parametrize(
+    ("text", "address"),
+    [
+        ("dinov2_vits14", ""),
+        ("dinov2_vits14=a/b.pth", "a/b.pth"),
+        ("efficientnet_lite0", ""),
+        ("squeezenet1_1=imagenet@Mid3", ""),
+        ("squeezenet1_1=runs/@x/y.pth@Mid3", "runs/@x/y.pth"),
+        ("resnet50=official", ""),
+        ("runs/a@b/c", "runs/a@b/c"),
+        ("s3://bucket/run?scheme=http@Final", "s3://bucket/run?scheme=http"),
+        ("files:x=y/z", "x=y/z"),
+    ],
+)
+def test_the_address_in_a_text(text: str, address: str) -> None:
+    before, found, after = split_address(text)
+    assert (found, before + found + after) == (address, text)
 
 
 def test_what_does_not_exist_is_named(concept_runs: dict[str, str]) -> None:
