@@ -7,6 +7,8 @@ import click
 from raytrain_xai.cli.concepts_c2 import c2_command, c2_files_command
 from raytrain_xai.cli.concepts_deletion import deletion_command
 from raytrain_xai.cli.concepts_features import features_command
+from raytrain_xai.cli.concepts_import import import_command
+from raytrain_xai.cli.concepts_names import names_command
 
 
 @click.group("concepts")
@@ -15,6 +17,8 @@ def concepts_group() -> None:
 
 
 concepts_group.add_command(features_command)
+concepts_group.add_command(import_command)
 concepts_group.add_command(deletion_command)
+concepts_group.add_command(names_command)
 concepts_group.add_command(c2_command)
 concepts_group.add_command(c2_files_command)
