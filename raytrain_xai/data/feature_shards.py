@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from raytrain_xai.data.feature_store import SHARDS, TENSOR, FeatureManifest, read_feature_manifest
+from raytrain_xai.data.feature_store import SHARDS, TENSOR, FeatureManifest, read_feature_manifest, shard_metadata
 from raytrain_xai.errors import DataError
 from raytrain_xai.storage import Location, open_file
 
@@ -92,7 +92,7 @@ class FeatureStore:
             first, last = tensor["data_offsets"]
         except (ValueError, KeyError, TypeError) as error:
             raise DataError(f"{at.uri} is no shard of features ({error!r}); export again to mend it") from error
-        if origin != {"plan": plan.fingerprint(), "shard": str(shard)}:
+        if origin != shard_metadata(plan, shard):
             raise DataError(f"{at.uri} belongs to another feature store; export again to mend it")
         expected = [record.rows, plan.dim]
         if tensor["dtype"] != "F16" or tensor["shape"] != expected or last - first != 2 * math.prod(expected):

@@ -141,6 +141,17 @@ def is_finished(at: Location) -> bool:
 
 
 def claim_store(at: Location, plan: FeaturePlan) -> None:
+    """Begin a store, or go on with this very one.
+
+    Raises:
+        DataError: see :func:`check_place`.
+    """
+    check_place(at, plan)
+    if not exists(at.child(PLAN)):
+        write_bytes(at.child(PLAN), json.dumps(asdict(plan), indent=1).encode())
+
+
+def check_place(at: Location, plan: FeaturePlan) -> None:
     """Make sure that a place is free for a plan, or holds (a part of) this very store.
 
     Raises:
@@ -149,11 +160,8 @@ def claim_store(at: Location, plan: FeaturePlan) -> None:
     if exists(at.child(PLAN)):
         source = at.child(PLAN)
         check_plan(at, _parse_plan(_read_json(source), source), plan)
-        return
-    foreign = list_names(at)
-    if foreign:
+    elif foreign := list_names(at):
         raise DataError(f"{at.uri} holds other things ({', '.join(foreign[:5])}); set features.store to a new folder")
-    write_bytes(at.child(PLAN), json.dumps(asdict(plan), indent=1).encode())
 
 
 def check_plan(at: Location, found: FeaturePlan, wanted: FeaturePlan) -> None:
@@ -184,11 +192,16 @@ def write_shard(at: Location, plan: FeaturePlan, shard: int, vectors: Tensor) ->
     rms, largest = math.sqrt(sum_squares / vectors.numel()), float(vectors.abs().max())
     unit = max(rms, largest / _LARGEST) or 1.0
     name = f"{shard:05d}.safetensors"
-    content = save({TENSOR: (vectors / unit).to(torch.float16)}, {"plan": plan.fingerprint(), "shard": str(shard)})
+    content = save({TENSOR: (vectors / unit).to(torch.float16)}, shard_metadata(plan, shard))
     write_bytes(at.child(SHARDS, name), content)
     record = ShardRecord(name, vectors.shape[0], len(content), hashlib.sha256(content).hexdigest(), unit, sum_squares)
     write_bytes(at.child(SHARDS, f"{shard:05d}.json"), json.dumps(asdict(record)).encode())
     return record
+
+
+def shard_metadata(plan: FeaturePlan, shard: int) -> dict[str, str]:
+    """What the header of a shard says of its origin; one entry, since safetensors writes several in any order."""
+    return {"origin": f"shard {shard} of {plan.fingerprint()}"}
 
 
 def written_shards(at: Location, plan: FeaturePlan) -> dict[int, ShardRecord]:

@@ -21,6 +21,7 @@ from raytrain_xai.data.feature_store import (
     FeatureManifest,
     FeaturePlan,
     ShardRecord,
+    check_place,
     claim_store,
     finish_store,
     is_finished,
@@ -84,9 +85,11 @@ def export_features(config: ConceptRunConfig, layers: Sequence[str], launch: Lau
     plans = {tap: plan_features(config, adopted, tap) for tap in dict.fromkeys(layers)}
     export = Export(config, plans, {tap: root.child(tap) for tap in plans}, _crew(config, launch).device)
     for tap, at in export.stores.items():
-        claim_store(at, plans[tap])
+        check_place(at, plans[tap])
     written = {tap: written_shards(at, plans[tap]) for tap, at in export.stores.items()}
     _announce(root, export, written, launch.publish)
+    for tap, at in export.stores.items():
+        claim_store(at, plans[tap])
     tasks = _tasks(plans, written)
     results = run_tasks(partial(make_exporter, export), tasks, _crew(config, launch), launch.publish)
     for task, result in zip(tasks, results, strict=True):
