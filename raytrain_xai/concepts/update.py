@@ -27,9 +27,10 @@ def project_gradients(sae: SparseAutoencoder, gradients: Mapping[str, Tensor], s
         () total L2 norm of all gradients afterwards, over all shards.
     """
     rows, gradient = sae.dictionary, gradients["dictionary"]
-    gradient.sub_((rows * gradient).sum(dim=1, keepdim=True) * rows)
-    squares = torch.stack([value.square().sum() for value in gradients.values()]).sum()
-    return shards.sum(squares).sqrt()
+    along = torch.bmm(rows[:, None], gradient[:, :, None]).squeeze(2)  # (K, 1)
+    gradient.addcmul_(along, rows, value=-1)
+    norm = torch.nn.utils.get_total_norm(gradients.values())
+    return shards.sum(norm.square()).sqrt()
 
 
 @torch.no_grad()

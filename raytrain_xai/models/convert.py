@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,7 +11,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from raytrain_xai.errors import CheckpointError
-from raytrain_xai.models.weight_files import parse_torch
+from raytrain_xai.models.weight_files import parse_state_dict, parse_torch
 from raytrain_xai.models.weights import check_fit, classifier_keys, read_state_dict
 from raytrain_xai.models.zoo import build_network
 from raytrain_xai.storage import locate, read_bytes, write_bytes
@@ -54,11 +55,27 @@ def convert_concept_layer(source: str, out: str) -> tuple[int, int, int]:
         CheckpointError: the file cannot be read, or does not hold such a layer; a bias is refused, since it would add
             a share that belongs to no concept.
     """
-    loaded = parse_torch(read_bytes(locate(source)), source)
-    encoder, decoder, k = _concept_layer(loaded, source)
+    encoder, decoder, k = read_concept_layer(source)
     tensors = {"encoder.weight": encoder.contiguous(), "decoder.weight": decoder.contiguous()}
     write_bytes(locate(out), save(tensors, metadata={"format": CONCEPT_LAYER, "k": str(k)}))
     return encoder.shape[0], encoder.shape[1], k
+
+
+def read_concept_layer(source: str) -> tuple[Tensor, Tensor, int]:
+    """Encoder (K, C), decoder (C, K) and k of a published concept layer of FaCT, or of what this module made of one.
+
+    Args:
+        source: .pt file as published, or .safetensors of :func:`convert_concept_layer`; local or ``s3://``.
+    Raises:
+        CheckpointError: as for :func:`convert_concept_layer`.
+    """
+    data = read_bytes(locate(source))
+    if not source.lower().partition("?")[0].endswith(".safetensors"):
+        return _concept_layer(parse_torch(data, source), source)
+    tensors: dict[str, Any] = dict(parse_state_dict(data, source.partition("?")[0], source))
+    header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])  # whole, since the tensors could be read
+    k = str(header.get("__metadata__", {}).get("k", ""))
+    return _concept_layer(tensors | ({"k": int(k)} if k.isdecimal() else {}), source)
 
 
 def _concept_layer(loaded: Any, source: str) -> tuple[Tensor, Tensor, int]:

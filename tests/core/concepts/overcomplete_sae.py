@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import importlib
 import sys
-from importlib.util import find_spec
-from types import ModuleType
+from importlib.util import find_spec, module_from_spec
 from typing import Any
 
 
@@ -14,8 +13,5 @@ def import_overcomplete_sae() -> Any:
     if "overcomplete.sae" not in sys.modules:
         spec = find_spec("overcomplete")  # finds, but does not import
         assert spec is not None
-        assert spec.submodule_search_locations is not None
-        package = ModuleType("overcomplete")
-        package.__path__ = list(spec.submodule_search_locations)
-        sys.modules["overcomplete"] = package
+        sys.modules["overcomplete"] = module_from_spec(spec)
     return importlib.import_module("overcomplete.sae")
