@@ -15,6 +15,7 @@ import hashlib
 import json
 import math
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -32,6 +33,7 @@ TENSOR = "vectors"
 _VALUE_BYTES = 2
 _LARGEST = 60000.0  # below the 65504 of half precision
 _BLOCK_ROWS = 4096  # summed in double precision at a time
+_READ_AT_ONCE = 8  # shards that are verified
 
 
 @dataclass(frozen=True)
@@ -207,15 +209,18 @@ def shard_metadata(plan: FeaturePlan, shard: int) -> dict[str, str]:
 def written_shards(at: Location, plan: FeaturePlan) -> dict[int, ShardRecord]:
     """Shards that are there, whole: their content, which is read for this, has the checksum of their record."""
     names = set(list_names(at.child(SHARDS)))
-    found: dict[int, ShardRecord] = {}
-    for shard in range(plan.num_shards):
+
+    def whole(shard: int) -> ShardRecord | None:
         if f"{shard:05d}.json" not in names or f"{shard:05d}.safetensors" not in names:
-            continue
+            return None
         source = at.child(SHARDS, f"{shard:05d}.json")
         record = _parse_shard(_read_json(source), source)
-        if hashlib.sha256(read_bytes(at.child(SHARDS, record.file))).hexdigest() == record.sha256:
-            found[shard] = record
-    return found
+        content = read_bytes(at.child(SHARDS, record.file))
+        return record if hashlib.sha256(content).hexdigest() == record.sha256 else None
+
+    with ThreadPoolExecutor(_READ_AT_ONCE) as pool:
+        found = enumerate(pool.map(whole, range(plan.num_shards)))
+        return {shard: record for shard, record in found if record is not None}
 
 
 def finish_store(at: Location, plan: FeaturePlan, shards: Sequence[ShardRecord]) -> FeatureManifest:
