@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
-import sys
 from typing import TYPE_CHECKING, Any
 
 import click
+
+from raytrain_xai.cli.crew import crew_of, crew_options
+from raytrain_xai.cli.progress import live_progress
 
 if TYPE_CHECKING:
     from raytrain_xai.concept_scores import Scores
@@ -35,17 +36,10 @@ _FEATURES_HELP = (
 @click.option("--per-class", is_flag=True, help="Judge every class by itself.")
 @click.option("--seed", default=0, show_default=True, type=click.IntRange(min=0), help="Of the random concept.")
 @click.option("--checkpoint", default="selected", show_default=True, help="Of the run; see eval.")
-@click.option("--workers", default=0, show_default=True, type=click.IntRange(min=0), help="0 works in this process.")
-@click.option("--gpus-per-worker", type=click.FloatRange(min=0), help="Default: 1 if this machine has a GPU, else 0.")
-@click.option(
-    "--address", default=lambda: "auto" if "RAY_ADDRESS" in os.environ else "local",
-    show_default="local; auto inside a Ray job", metavar="local|auto|ray://HOST:PORT|HOST:PORT",
-    help="Ray cluster that offers the workers.",
-)  # fmt: skip
+@crew_options
 @click.option("--out", metavar="DIR", help="Folder for c2.json and c2.png; default: c2/<data>-<split>/ in RUN.")
-@click.pass_context
 def c2_command(
-    context: click.Context, run: str, features: str, baselines: tuple[Any, ...], components: int, data: str | None,
+    run: str, features: str, baselines: tuple[Any, ...], components: int, data: str | None,
     split: str, upsampling: Any, per_class: bool, seed: int, checkpoint: str, workers: int,
     gpus_per_worker: float | None, address: str, out: str | None,
 ) -> None:  # fmt: skip
@@ -57,30 +51,17 @@ def c2_command(
     """
     from raytrain_xai.concept_model import load_concepts
     from raytrain_xai.concept_scoring import ScoreJob
-    from raytrain_xai.explain import available_device
     from raytrain_xai.report.consistency import INDEX, PICTURE, write_scores
     from raytrain_xai.run_folder import open_run
     from raytrain_xai.runners.score_concepts import score_concepts
-    from raytrain_xai.runners.tasks import Crew
-    from raytrain_xai.sections import ResourcesConfig
     from raytrain_xai.storage import locate
 
-    gpus = (1.0 if available_device().type == "cuda" else 0.0) if gpus_per_worker is None else gpus_per_worker
-    crew = Crew(workers, ResourcesConfig(gpus_per_worker=gpus), address, debug=context.find_root().params["debug"])
     data = data or load_concepts([run], which=checkpoint).data
     name = locate(data).path.rstrip("/").rsplit("/", 1)[-1]
     folder = locate(out) if out else open_run(run).child("c2", f"{name}-{split}")
     job = ScoreJob(run, checkpoint, features, data, split, upsampling, baselines, components, per_class, seed)
-    with click.progressbar(length=1, label="images", file=sys.stderr) as bar:
-
-        def show(record: dict[str, Any]) -> None:
-            if record["kind"] == "event":
-                click.echo(f"{record['event']}: {record['message']}", err=True)
-                return
-            bar.length = record["total"]
-            bar.update(record["done"] - bar.pos)
-
-        scores = score_concepts(job, crew, folder, show)
+    with live_progress() as show:
+        scores = score_concepts(job, crew_of(workers, gpus_per_worker, address), folder, show)
     write_scores(folder, job, scores)
     _echo(scores)
     click.echo(f"written to {folder.uri}: {INDEX}, {PICTURE}")
