@@ -15,6 +15,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -32,8 +33,10 @@ from raytrain_xai.concept_sources import (
 from raytrain_xai.concepts.c2 import ConsistencySums, Presences, random_maps
 from raytrain_xai.concepts.layer import to_vectors
 from raytrain_xai.concepts.weighted_features import Upsampling, weighted_features
-from raytrain_xai.data.dataset import open_dataset
+from raytrain_xai.data.batches import PlannedBatches
+from raytrain_xai.data.dataset import StoredSplit, open_dataset
 from raytrain_xai.data.loader import load_samples
+from raytrain_xai.data.sampling import full_plan
 from raytrain_xai.errors import CheckpointError, ConfigError, DataError
 from raytrain_xai.evaluation import check_classes
 from raytrain_xai.feature_models import FeatureModel, load_feature_model
@@ -95,6 +98,13 @@ class Scorer:
         self.num_groups = len(self.model.explainer.classes) if job.per_class else 1
         self.tap = next(iter(self.model.layers))
         self.sources = sources_of(job, self.model, factors)
+        stored = StoredSplit(job.data, job.split)
+        size, shorter = self.feature_model.image_size, self.model.explainer.shorter
+        self._small = PlannedBatches(stored, self._side, shorter=shorter)
+        self._large: PlannedBatches | None = None
+        if size is not None:
+            larger = None if shorter is None else round(shorter * size / self._side)
+            self._large = PlannedBatches(stored, size, shorter=larger)
 
     def find(self, first: int, stop: int) -> Part:
         """Pass 1 over images ``first`` to ``stop``: where concepts are active, and the sum of mean feature vectors.
@@ -166,17 +176,15 @@ class Scorer:
         return self.model.explainer.image_size
 
     def _load(self, rows: Sequence[int]) -> tuple[Tensor, Tensor, list[str]]:
-        explainer = self.model.explainer
-        batch, ids = load_samples(self.job.data, self.job.split, rows, self._side, shorter=explainer.shorter)
+        indices = np.array(rows, dtype=np.int64)
+        batch = self._small[full_plan(indices)]
+        ids = [self._small.stored.annotations.ids[row].as_py() for row in rows]
         return batch.images.to(self.device), batch.labels.to(self.device), ids
 
     def _features(self, rows: Sequence[int], ids: Sequence[str]) -> Tensor:
-        """The same view of the images, at the size of the feature model."""
-        size, shorter = self.feature_model.image_size, self.model.explainer.shorter
-        images = None
-        if size is not None:
-            shorter = None if shorter is None else round(shorter * size / self._side)
-            images = load_samples(self.job.data, self.job.split, rows, size, shorter=shorter)[0].images
+        """Of the same view of the images, at the size of the feature model."""
+        large = self._large
+        images = None if large is None else large[full_plan(np.array(rows, dtype=np.int64))].images
         features = self.feature_model(images, ids)
         _check_finite(features, self.feature_model.name)
         return features
