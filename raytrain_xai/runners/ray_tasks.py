@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 import ray
 import torch
-from ray.exceptions import RayError, RayTaskError
+from ray.exceptions import RayActorError, RayError, RayTaskError
 
 from raytrain_xai.errors import RunError, XaiError
 from raytrain_xai.runners.cluster import shortage
@@ -74,6 +74,8 @@ def work_on_ray(make: Make[T], tasks: Sequence[T], crew: Crew, show: Publish) ->
             except RayTaskError as error:
                 raise RunError(f"{_name(task)} failed: {_brief(error.cause)}") from error
             except RayError as error:  # the process or its node is gone
+                if isinstance(error, RayActorError) and error.actor_init_failed:
+                    raise RunError(f"no worker can be started: {str(error).strip().splitlines()[-1]}") from error
                 lost += 1
                 if lost > crew.resources.max_failures:
                     raise RunError(_lost_too_often(task, lost, error)) from error
