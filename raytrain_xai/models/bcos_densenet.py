@@ -79,11 +79,17 @@ def cut(net: BcosDenseNet) -> Cut:
     """Stem, dense layers, transitions, classifier.
 
     Mid1 to Mid3 are the ends of the first three dense blocks, before the transition; Final is behind the last norm. A
-    dense layer's tap holds all channels so far.
+    dense layer's tap holds all channels so far; published concepts lie behind the transitions.
     """
     blocks = net.blocks()
     ends = [*(block[-1] for block in blocks[:-1]), net.features.get_submodule("norm5")]
-    return Cut(net.stages(), ends=ends, blocks=flat(*blocks))
+    taps: list[nn.Module] = []
+    for part in net.features:
+        if part in blocks:
+            taps += flat(part)
+        elif isinstance(part, Chain):  # a transition
+            taps.append(part[-1])
+    return Cut(net.stages(), ends=ends, blocks=taps)
 
 
 def _dense_layer(channels: int, growth: int) -> DenseLayer:

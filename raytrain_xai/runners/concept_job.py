@@ -17,7 +17,7 @@ from raytrain_xai.concept_config import BatchTopKSection, ConceptRunConfig, TopK
 from raytrain_xai.concept_model import NETWORK
 from raytrain_xai.concept_network import AdoptedNetwork, adopt_network, store_network, stored_network
 from raytrain_xai.data.dataset import open_dataset
-from raytrain_xai.data.feature_store import FeaturePlan, claim_store, is_finished
+from raytrain_xai.data.feature_store import FeaturePlan, check_place, is_finished
 from raytrain_xai.errors import ConfigError, DataError
 from raytrain_xai.evaluation import check_classes
 from raytrain_xai.feature_plan import plan_features
@@ -26,10 +26,11 @@ from raytrain_xai.models.zoo import MODEL_NAMES
 from raytrain_xai.run_folder import CONFIG, run_location
 from raytrain_xai.runners.concept_loop import train_concepts
 from raytrain_xai.runners.concept_session import evaluated_data
+from raytrain_xai.runners.export_features import export_features
 from raytrain_xai.runners.job import Job, Launch
 from raytrain_xai.runners.preflight import absolute
 from raytrain_xai.runners.tracking import check_mlflow
-from raytrain_xai.storage import Location, exists, list_names, locate
+from raytrain_xai.storage import Location, exists, locate
 
 _TENSORS = 6  # of a checkpoint: two matrices of K x D, each with two moments
 _BYTES = 4
@@ -47,13 +48,13 @@ def plan_concepts(config: ConceptRunConfig, stored: Location | None) -> Job:
     own = stored.child(NETWORK) if stored is not None and exists(stored.child(NETWORK, CONFIG)) else None
     adopted = adopt_network(config) if own is None else stored_network(own)
     config = config.model_copy(update={"data": absolute(evaluated_data(config, adopted))})
-    plan = check_concept_run(config, adopted)
-    prepare = partial(_prepare, config, plan, adopted if own is None else None)
+    check_concept_run(config, adopted)
+    prepare = partial(_prepare, config, adopted if own is None else None)
     return Job(config, train_concepts, prepare)
 
 
-def check_concept_run(config: ConceptRunConfig, adopted: AdoptedNetwork) -> FeaturePlan:
-    """Check that network, data, features, dictionary and resources of a run fit together; returns its features.
+def check_concept_run(config: ConceptRunConfig, adopted: AdoptedNetwork) -> None:
+    """Check that network, data, features, dictionary and resources of a run fit together.
 
     Raises:
         ConfigError, DataError: names what to change.
@@ -70,11 +71,8 @@ def check_concept_run(config: ConceptRunConfig, adopted: AdoptedNetwork) -> Feat
     plan = plan_features(config, adopted, config.layer)
     _check_dictionary(config, plan)
     if config.features.store is not None:
-        at = locate(config.features.store).child(config.layer)
-        if list_names(at):
-            claim_store(at, plan)  # refuses whatever is not (a part of) this very store
+        check_place(locate(config.features.store).child(config.layer), plan)
     _check_disk(config, plan)
-    return plan
 
 
 def _check_dictionary(config: ConceptRunConfig, plan: FeaturePlan) -> None:
@@ -107,21 +105,15 @@ def _check_disk(config: ConceptRunConfig, plan: FeaturePlan) -> None:
         )
 
 
-def _prepare(config: ConceptRunConfig, plan: FeaturePlan, adopted: AdoptedNetwork | None, launch: Launch) -> None:
+def _prepare(config: ConceptRunConfig, adopted: AdoptedNetwork | None, launch: Launch) -> None:
     """Fill the folder of the run with what training reads; ``adopted`` is None where its network is there."""
     if adopted is not None:
         store_network(run_location(config).child(NETWORK), adopted)
     store = config.features.store
     if store is None or is_finished(locate(store).child(config.layer)):
         return
-    from raytrain_xai.runners.export_features import export_features
-
-    launch.publish(_event(f"features of {config.layer} are exported to {store} first ({plan.num_vectors} vectors)"))
-    export_features(config, [config.layer], launch)
-
-
-def _event(message: str) -> dict[str, object]:
-    return {"kind": "event", "step": 0, "epoch": 0, "event": "features", "message": message}
+    own = config.model_copy(update={"network": run_location(config).child(NETWORK).uri})  # the other may be gone by now
+    export_features(own, [config.layer], launch)
 
 
 def absolute_paths(config: ConceptRunConfig) -> ConceptRunConfig:

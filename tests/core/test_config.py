@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from raytrain_xai.config import RunConfig, dump_config, load_config, parse_config
+from raytrain_xai.config import RunConfig, dump_config, load_config, load_job, parse_config
 from raytrain_xai.errors import ConfigError
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -15,7 +15,7 @@ MINIMAL = {"name": "run", "epochs": 1, "data": {"path": "d"}, "model": {"name": 
 
 @pytest.mark.parametrize("file", sorted((REPOSITORY / "configs").rglob("*.yaml")), ids=lambda f: f.stem)
 def test_shipped_files_are_valid(file: Path) -> None:
-    assert load_config(file).name
+    assert load_job(file).name
 
 
 def test_round_trip(tmp_path: Path) -> None:
