@@ -77,9 +77,10 @@ def _read(run: Location) -> dict[str, Any]:
     """``names`` and ``proposed``, concept -> name, and ``history``, oldest first."""
     at = run.child(NAMES)
     empty: dict[str, Any] = {"names": {}, "proposed": {}, "history": []}
-    content = empty | read_json(at) if exists(at) else empty
-    if not all(isinstance(content[key], type(value)) for key, value in empty.items()):
-        raise CheckpointError(f"{at.uri} is damaged: expected names, proposed and history")
+    found: Any = read_json(at) if exists(at) else {}
+    content = empty | found if isinstance(found, dict) else {}
+    if not all(isinstance(content.get(key), type(value)) for key, value in empty.items()):
+        raise CheckpointError(f"{at.uri} is damaged: expected an object with names, proposed and history")
     return content
 
 

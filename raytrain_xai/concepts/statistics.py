@@ -72,8 +72,8 @@ def totals(state: CatalogueState, statistics: ConceptStatistics) -> dict[str, fl
         "alive": int((state.contributing > 0).sum()),
         "always_on": int(statistics.always_on.sum()),
         "always_on_share": float(always / positive) if positive > 0 else 0.0,
-        "concepts_per_image": float(state.active_concepts / state.num_images),
-        "concepts_for_80_percent": float(state.needed_concepts / state.num_answers),
+        "concepts_per_image": int(state.active_concepts) / int(state.num_images),
+        "concepts_for_80_percent": int(state.needed_concepts) / int(state.num_answers),
     }
 
 

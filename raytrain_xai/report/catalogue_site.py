@@ -163,7 +163,7 @@ def _page(catalogue: Catalogue) -> str:
         f"{totals['alive']:,} of {subject.concepts:,} concepts at {subject.layer} contribute on {totals['images']:,} "
         f"images of split {subject.split}; {totals['concepts_per_image']:.0f} are active in an image, "
         f"{totals['concepts_for_80_percent']:.0f} carry 80 % of the positive contribution to an answer, "
-        f"{totals['always_on']:,} are always on and have {totals['always_on_share']:.0%} of it."
+        f"{totals['always_on']:,} are always on and have {100 * totals['always_on_share']:.0f} % of it."
     )
     template = environment.get_template("catalogue.html.j2")
     return template.render(title=_title(catalogue), about=about, layer=subject.layer, version=__version__)

@@ -7,6 +7,7 @@ workers and after any interruption.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -44,6 +45,7 @@ from raytrain_xai.concepts.statistics import concept_statistics, partners, total
 from raytrain_xai.data.dataset import StoredSplit, open_dataset
 from raytrain_xai.errors import ConfigError, DataError
 from raytrain_xai.evaluation import check_classes
+from raytrain_xai.runners.cluster import connected
 from raytrain_xai.runners.preflight import absolute
 from raytrain_xai.runners.tasks import Crew, Result, run_tasks
 from raytrain_xai.runners.tracking import Publish
@@ -95,6 +97,11 @@ class Plan:
     parts: Location
     device: torch.device
 
+    @property
+    def ledger(self) -> Location:
+        """Where the results of finished tasks are kept."""
+        return self.parts.child("done")
+
 
 def build_catalogue(
     run: str, crew: Crew, show: Publish, *, data: str | None = None, split: str = "val", which: str = "selected",
@@ -123,24 +130,30 @@ def build_catalogue(
     if made is not None:
         return made
     plan = Plan(subject, which, at.child(subject.parts), crew.device)
-    make = partial(make_worker, plan)
-    ledger = plan.parts.child("done")
-    counts = [
-        CountTask(f"count-{number:05d}", start, min(start + _IMAGES_PER_TASK, subject.num_images))
-        for number, start in enumerate(range(0, subject.num_images, _IMAGES_PER_TASK))
-    ]
-    run_tasks(make, counts, crew, show, ledger=ledger)
-    state = _merged(plan.parts, [task.key for task in counts])
-    if not bool(state.images.any()):
-        raise DataError(
-            f"no concept of {run} is active in split {split} of {subject.data}: there is nothing to catalogue"
-        )
-    shows = list(_examples(state.top))
-    run_tasks(make, shows, crew, show, ledger=ledger)
-    classes = model.explainer.classes
-    catalogue = _finish(at, plan, state, classes, [task.key for task in counts], [task.key for task in shows])
+    with connected(crew, crew.address, debug=crew.debug) if crew.workers else nullcontext():  # one for both passes
+        state, counted = _count(plan, crew, show)
+        if not bool(state.images.any()):
+            raise DataError(f"no concept of {run} is active in split {split} of {subject.data}; nothing to catalogue")
+        shows = list(_examples(state.top))
+        run_tasks(partial(make_worker, plan), shows, crew, show, ledger=plan.ledger)
+    catalogue = _finish(at, plan, state, model.explainer.classes, counted, [task.key for task in shows])
     delete_tree(plan.parts)
     return catalogue
+
+
+def _count(plan: Plan, crew: Crew, show: Publish) -> tuple[CatalogueState, list[str]]:
+    """The state of all images, without pairs of concepts, and the names of its parts."""
+    num_images = plan.subject.num_images
+    tasks = [
+        CountTask(f"count-{number:05d}", start, min(start + _IMAGES_PER_TASK, num_images))
+        for number, start in enumerate(range(0, num_images, _IMAGES_PER_TASK))
+    ]
+    run_tasks(partial(make_worker, plan), tasks, crew, show, ledger=plan.ledger)
+    names = [task.key for task in tasks]
+    state = read_state(plan.parts, names[0])
+    for name in names[1:]:
+        state = state.merge(read_state(plan.parts, name))
+    return state, names
 
 
 def make_worker(plan: Plan) -> Callable[[CountTask | ShowTask], Result]:
@@ -187,13 +200,6 @@ def _made_before(at: Location, subject: Subject) -> Catalogue | None:
     raise ConfigError(
         f"{at.uri} holds a catalogue of something else ({differing}); delete it, or write another with --out DIR"
     )
-
-
-def _merged(parts: Location, names: Sequence[str]) -> CatalogueState:
-    state = read_state(parts, names[0])
-    for name in names[1:]:
-        state = state.merge(read_state(parts, name))
-    return state
 
 
 def _examples(top: Tensor) -> Iterator[ShowTask]:
