@@ -14,7 +14,7 @@ from torch import Tensor
 
 from raytrain_xai.attribution.explanation_image import explanation_image
 from raytrain_xai.attribution.tapped import contract_channels
-from raytrain_xai.concepts.trace import ConceptPass
+from raytrain_xai.concepts.trace import ConceptPass, concept_maps
 
 PIXELS_AT_ONCE = 2**20  # of the rows that walk together; a walk needs a few hundred bytes of records for each
 RGBA_SMOOTH = 3  # window of the opacity, pixels, as in the figures of the paper
@@ -47,11 +47,31 @@ def pixel_traces(
         places: gives the weights (r, P, k) of a slice of the R traces, at the places of the code.
         pixels_at_once: largest number of input positions that are walked to together.
     """
-    height, width = passed.encoded.shape[2:]
-    step = max(1, pixels_at_once // (height * width))
-    for start in range(0, len(rows), step):
-        part = slice(start, min(start + step, len(rows)))
+    for part in _parts(passed, len(rows), pixels_at_once):
         x = passed.encoded.index_select(0, rows[part])
         weights = passed.input_weights(tap, places(part), rows[part])
         rgba = (explanation_image(x, weights, smooth=RGBA_SMOOTH) * 255).round().to(torch.uint8)
         yield PixelTraces(contract_channels(x, weights), rgba)
+
+
+def trace_maps(passed: ConceptPass, tap: str, concept: Tensor, *, pixels_at_once: int = PIXELS_AT_ONCE) -> Tensor:
+    """Where the activations of n concepts of every image come from, without pictures.
+
+    Args:
+        passed, tap, pixels_at_once: see :func:`pixel_traces`.
+        concept: (B, n) int64, concepts of each image.
+    Returns:
+        (B, n, H, W) float, signed, in units of the activation.
+    """
+    chosen, count = concept.flatten(), concept.shape[1]
+    rows = torch.arange(len(concept), device=concept.device).repeat_interleave(count)
+    maps = [concept_maps(passed, tap, chosen[part], rows[part]) for part in _parts(passed, len(rows), pixels_at_once)]
+    return torch.cat(maps).view(*concept.shape, *passed.encoded.shape[2:])
+
+
+def _parts(passed: ConceptPass, total: int, pixels_at_once: int) -> Iterator[slice]:
+    """Slices of ``total`` traces, one at least in each."""
+    height, width = passed.encoded.shape[2:]
+    step = max(1, pixels_at_once // (height * width))
+    for start in range(0, total, step):
+        yield slice(start, min(start + step, total))

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from raytrain_xai.attribution.explanation_image import explanation_image
 from raytrain_xai.concepts.layer import ConceptLayer
-from raytrain_xai.concepts.pixels import RGBA_SMOOTH, pixel_traces
+from raytrain_xai.concepts.pixels import RGBA_SMOOTH, pixel_traces, trace_maps
 from raytrain_xai.concepts.sae import TopKSae
 from raytrain_xai.concepts.trace import ConceptPass, concept_maps, concept_pass, places_of
 from raytrain_xai.models.zoo import build_network
@@ -49,3 +49,13 @@ def test_parts_are_the_whole_in_order(passed: ConceptPass, num_at_once: int) -> 
     rgba = torch.cat([part.rgba for part in parts])
     assert rgba.dtype == torch.uint8
     torch.testing.assert_close(rgba.double() / 255, colours, atol=0.5 / 255 + 1e-9, rtol=0)
+
+
+@pytest.mark.parametrize("num_at_once", [1, 4, 100])
+@torch.no_grad()
+def test_maps_of_several_concepts_of_every_image(passed: ConceptPass, num_at_once: int) -> None:
+    concept = passed.at(TAP).code.indices[:, 3]
+    maps = trace_maps(passed, TAP, concept, pixels_at_once=num_at_once * 32 * 32)
+    assert maps.shape == (2, 3, 32, 32)
+    for place in range(3):
+        torch.testing.assert_close(maps[:, place], concept_maps(passed, TAP, concept[:, place]))
