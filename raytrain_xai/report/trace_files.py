@@ -17,7 +17,8 @@ from raytrain_xai.report.trace_page import ImageView, image_view, render_traces
 
 FORMAT_VERSION = 1
 INDEX, PAGE = "trace.json", "trace.html"
-_BATCH = 8  # images traced together
+_BATCH = 8  # images traced together, fewer when much is shown of each
+_SHOWN_AT_ONCE = 256  # concepts of the images that are traced together: each has two maps and pictures in memory
 _EXACT = (
     "contributions and the bias sum to the logit, and the concepts of a layer to the activations of the next one, each "
     "up to its residual. The sum of a pixel map misses a traced value by its pixels_missing: rounding in convolutional "
@@ -49,11 +50,12 @@ def write_traces(
     if top < 1:
         raise ConfigError(f"the number of concepts shown must be at least 1, got {top}")
     records: list[dict[str, Any]] = []
+    step = max(1, min(_BATCH, _SHOWN_AT_ONCE // (top * max(1, len(names) + classes))))
 
     def views() -> Iterator[ImageView]:
         """One image after the other, so that the pictures of a long page are never in memory together."""
-        for start in range(0, len(files), _BATCH):
-            chunk = files[start : start + _BATCH]
+        for start in range(0, len(files), step):
+            chunk = files[start : start + step]
             pictures = [read_picture(file) for file in chunk]
             traces = tracer(pictures, names=names, classes=classes, top=top)
             for file, picture, trace in zip(chunk, pictures, traces, strict=True):

@@ -79,7 +79,7 @@ def test_no_pickle_anywhere() -> None:
 def test_core_imports_without_ray_or_torchvision() -> None:
     """In a fresh interpreter, the core does not even touch them."""
     core = ["config", "types", "models.zoo", "attribution.attribute", "guidance.objective", "guidance.evaluate"]
-    core += ["localisation.benchmark"]
+    core += ["localisation.benchmark", "concept_tracing"]
     code = "import sys\n" + "".join(f"import raytrain_xai.{name}\n" for name in core)
     heavy = ["ray", "torchvision", "boto3", "mlflow", "pycocotools", "matplotlib", "captum"]
     code += f"heavy = set({heavy}) & set(sys.modules)\n"
