@@ -50,7 +50,9 @@ def combine(values: Tensor, indices: Tensor, dictionary: Tensor) -> Tensor:
 
 def project(vectors: Tensor, indices: Tensor, dictionary: Tensor) -> Tensor:
     """Inner products with chosen dictionary rows: vectors (..., D), indices (..., k) -> (..., k)."""
-    return torch.einsum("...kd,...d->...k", dictionary[indices], vectors.to(dictionary.dtype))
+    k, dim = indices.shape[-1], dictionary.shape[1]
+    rows = dictionary.index_select(0, indices.flatten()).view(-1, k, dim)
+    return torch.bmm(rows, vectors.reshape(-1, dim, 1).to(dictionary.dtype)).view(indices.shape)
 
 
 def stack_codes(codes: Sequence[SparseCode]) -> SparseCode:
