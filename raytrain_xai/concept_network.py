@@ -59,9 +59,18 @@ def adopt_network(config: ConceptRunConfig, *, device: torch.device | str = "cpu
         raise ConfigError(
             f"network={config.network} is no B-cos network, its logits are no sums of contributions; B-cosify it first"
         )
-    if adopted.network.depth(config.layer) == 0:
-        raise ConfigError("layer=Input is the image itself; give a tap inside the network, such as Final")
+    check_layer(adopted.network, config.layer)
     return adopted
+
+
+def check_layer(network: Network, layer: str) -> None:
+    """Make sure that a tap has features.
+
+    Raises:
+        ConfigError: no such tap, or it is the input.
+    """
+    if network.depth(layer) == 0:
+        raise ConfigError("layer=Input is the image itself; give a tap inside the network, such as Final")
 
 
 def stored_network(at: Location, *, device: torch.device | str = "cpu") -> AdoptedNetwork:

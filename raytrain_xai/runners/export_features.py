@@ -16,8 +16,9 @@ import numpy as np
 import torch
 
 from raytrain_xai.concept_config import ConceptRunConfig
-from raytrain_xai.concept_network import adopt_network
+from raytrain_xai.concept_network import adopt_network, check_layer
 from raytrain_xai.data.feature_store import (
+    SHARDS,
     FeatureManifest,
     FeaturePlan,
     ShardRecord,
@@ -29,13 +30,13 @@ from raytrain_xai.data.feature_store import (
     write_shard,
     written_shards,
 )
-from raytrain_xai.errors import ConfigError, DataError
+from raytrain_xai.errors import ConfigError, DataError, RunError
 from raytrain_xai.feature_extraction import Extraction, open_extraction
 from raytrain_xai.feature_plan import image_order, largest_per_image, plan_features
 from raytrain_xai.runners.job import Launch
 from raytrain_xai.runners.tasks import Crew, Result, run_tasks
 from raytrain_xai.runners.tracking import Publish
-from raytrain_xai.storage import Location, locate
+from raytrain_xai.storage import Location, list_names, locate
 
 _SHUFFLE = 7  # tag of this random stream
 
@@ -68,8 +69,8 @@ def export_features(config: ConceptRunConfig, layers: Sequence[str], launch: Lau
     """Make sure that finished stores of some layers lie in ``<features.store>/<tap>/``.
 
     Args:
-        config: of a concept run, with absolute local paths; its ``layer`` is of no effect.
-        layers: taps of the network.
+        config: of a concept run, with absolute local paths.
+        layers: taps of the network, whether or not ``config.layer`` is among them.
         launch: where ``config.workers`` work, and what is told of it: the disk space needed first, then progress.
     Returns:
         tap -> manifest.
@@ -77,18 +78,13 @@ def export_features(config: ConceptRunConfig, layers: Sequence[str], launch: Lau
         ConfigError: no store is configured, no such tap, or the disk has not enough space.
         CheckpointError: the network cannot be used.
         DataError: the data set cannot be used, or a store holds something else.
-        RunError: workers were lost too often; what is written is kept.
+        RunError: workers were lost too often, or wrote where this process does not see it; what is written is kept.
     """
-    if config.features.store is None:
-        raise ConfigError("features.store is not set; give a folder or s3:// address for the exported features")
-    root, adopted = locate(config.features.store), adopt_network(config)
-    plans = {tap: plan_features(config, adopted, tap) for tap in dict.fromkeys(layers)}
-    export = Export(config, plans, {tap: root.child(tap) for tap in plans}, _crew(config, launch).device)
-    for tap, at in export.stores.items():
-        check_place(at, plans[tap])
-    written = {tap: written_shards(at, plans[tap]) for tap, at in export.stores.items()}
-    _announce(root, export, written, launch.publish)
-    for tap, at in export.stores.items():
+    export = _plan_export(config, list(dict.fromkeys(layers)), launch)
+    plans, stores = export.plans, export.stores
+    written = {tap: written_shards(at, plans[tap]) for tap, at in stores.items()}
+    _announce(export, written, launch.publish)
+    for tap, at in stores.items():
         claim_store(at, plans[tap])
     tasks = _tasks(plans, written)
     results = run_tasks(partial(make_exporter, export), tasks, _crew(config, launch), launch.publish)
@@ -96,7 +92,7 @@ def export_features(config: ConceptRunConfig, layers: Sequence[str], launch: Lau
         for tap in task.taps:
             written[tap][task.shard] = ShardRecord(**result[tap])
     changed = {tap for task in tasks for tap in task.taps}
-    return {tap: _finish(at, plans[tap], written[tap], tap in changed) for tap, at in export.stores.items()}
+    return {tap: _finish(at, plans[tap], written[tap], tap in changed) for tap, at in stores.items()}
 
 
 def make_exporter(export: Export) -> Callable[[ExportTask], Result]:
@@ -153,13 +149,25 @@ def _places(plan: FeaturePlan, shard: int, num_images: int) -> torch.Tensor:
     return torch.from_numpy(generator.permutation(num_images * plan.per_image))
 
 
+def _plan_export(config: ConceptRunConfig, taps: Sequence[str], launch: Launch) -> Export:
+    if config.features.store is None:
+        raise ConfigError("features.store is not set; give a folder or s3:// address for the exported features")
+    root, adopted = locate(config.features.store), adopt_network(config)
+    for tap in taps:
+        check_layer(adopted.network, tap)
+    plans = {tap: plan_features(config, adopted, tap) for tap in taps}
+    for tap, plan in plans.items():
+        check_place(root.child(tap), plan)
+    return Export(config, plans, {tap: root.child(tap) for tap in taps}, _crew(config, launch).device)
+
+
 def _tasks(plans: Mapping[str, FeaturePlan], written: Mapping[str, Mapping[int, ShardRecord]]) -> list[ExportTask]:
     plan = next(iter(plans.values()))
     lacking = {shard: tuple(tap for tap in plans if shard not in written[tap]) for shard in range(plan.num_shards)}
     return [ExportTask(shard, len(plan.images_of(shard)), taps) for shard, taps in lacking.items() if taps]
 
 
-def _announce(root: Location, export: Export, written: Mapping[str, Mapping[int, ShardRecord]], show: Publish) -> None:
+def _announce(export: Export, written: Mapping[str, Mapping[int, ShardRecord]], show: Publish) -> None:
     """Say how much disk space is needed, and refuse when it is not there."""
     for tap, plan in export.plans.items():
         show(_event(
@@ -169,9 +177,10 @@ def _announce(root: Location, export: Export, written: Mapping[str, Mapping[int,
         ))  # fmt: skip
     kept = sum(record.bytes for records in written.values() for record in records.values())
     needed = max(0, sum(plan.num_bytes for plan in export.plans.values()) - kept)
-    if not root.is_local or needed == 0:
+    store = next(iter(export.stores.values()))
+    if not store.is_local or needed == 0:
         return
-    folder = next(place for place in (Path(root.path), *Path(root.path).parents) if place.exists())
+    folder = next(place for place in Path(store.path).parents if place.exists())
     free = shutil.disk_usage(folder).free
     show(_event(f"{_size(needed)} to write, {_size(free)} free"))
     if needed > free:
@@ -186,6 +195,9 @@ def _announce(root: Location, export: Export, written: Mapping[str, Mapping[int,
 def _finish(at: Location, plan: FeaturePlan, shards: Mapping[int, ShardRecord], is_changed: bool) -> FeatureManifest:
     if is_finished(at) and not is_changed:
         return read_feature_manifest(at)
+    lost = {record.file for record in shards.values()} - set(list_names(at.child(SHARDS)))
+    if lost:
+        raise RunError(f"{len(lost)} shards that workers wrote are not in {at.uri} here; use storage all nodes share")
     return finish_store(at, plan, [shards[shard] for shard in range(plan.num_shards)])
 
 

@@ -20,7 +20,7 @@ from raytrain_xai.concepts.positions import sampled_vectors
 from raytrain_xai.config import dump_config, parse_concept_config
 from raytrain_xai.data.feature_shards import FeatureStore, Segment
 from raytrain_xai.data.loader import load_samples
-from raytrain_xai.errors import ConfigError, DataError
+from raytrain_xai.errors import ConfigError, DataError, RunError
 from raytrain_xai.feature_source import open_vectors
 from raytrain_xai.runners import export_features as module
 from raytrain_xai.runners.export_features import export_features
@@ -183,6 +183,8 @@ def test_wrong_input_is_refused(make_export: MakeExport) -> None:
     config = make_export()
     with pytest.raises(ConfigError, match="no layer 'Mid9'; did you mean Mid"):
         export(config, ("Mid9",))
+    with pytest.raises(ConfigError, match="layer=Input is the image itself"):
+        export(config, ("Input",))
     with pytest.raises(ConfigError, match="features.store is not set"):
         export(make_export(features={}))
     with pytest.raises(DataError, match="has no split 'dev'; set features.split to train or val or test"):
@@ -190,6 +192,20 @@ def test_wrong_input_is_refused(make_export: MakeExport) -> None:
     export(config)
     with pytest.raises(DataError, match="Mid2 holds other features: network [0-9a-f]{12} instead of [0-9a-f]{12};"):
         export(make_export(seed=1))
+
+
+def test_workers_that_write_elsewhere_are_noticed(make_export: MakeExport, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As when the store is a folder that only looks the same on every node."""
+    config, real = make_export(), module.write_shard
+
+    def write(at: Location, *args: Any) -> Any:
+        return real(locate(f"{at.path}-of-another-node"), *args)
+
+    monkeypatch.setattr(module, "write_shard", write)
+    with pytest.raises(
+        RunError, match="^5 shards that workers wrote are not in .*Mid2 here; use storage all nodes share$"
+    ):
+        export(config)
 
 
 def test_features_that_are_not_finite_stop_the_export(make_export: MakeExport, birds: Path) -> None:
