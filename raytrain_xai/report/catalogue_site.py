@@ -45,16 +45,15 @@ def write_site(catalogue: Catalogue, given: Mapping[int, str]) -> str:
     rows = catalogue.table(CONCEPTS).to_pydict()
     names = [given.get(k) or proposed or "" for k, proposed in enumerate(rows["proposed"])]
     examples = catalogue.table(EXAMPLES)
-    shown = _by_concept(examples.drop_columns(["map"]), len(names))
-    write_files(catalogue.at, _files(catalogue, rows, names, given, shown, examples))
+    write_files(catalogue.at, _files(catalogue, rows, names, given, examples))
     write_files(catalogue.at, [(PAGE, _page(catalogue).encode())])
     return catalogue.at.child(PAGE).uri
 
 
 def _files(
-    catalogue: Catalogue, rows: Mapping[str, Any], names: Sequence[str], given: Mapping[int, str],
-    shown: Sequence[Sequence[Mapping[str, Any]]], examples: pa.Table,
-) -> Iterator[tuple[str, bytes]]:  # fmt: skip
+    catalogue: Catalogue, rows: Mapping[str, Any], names: Sequence[str], given: Mapping[int, str], examples: pa.Table
+) -> Iterator[tuple[str, bytes]]:
+    shown = _by_concept(examples, ("row", *_PER_EXAMPLE), len(names))
     images = catalogue.table(IMAGES)
     about = {
         row: (name, labels, answer)
@@ -63,7 +62,7 @@ def _files(
         )
     }
     yield DATA, _script("const CATALOGUE = ", _columns(catalogue, rows, names, given, shown), ";")
-    partners = _by_concept(catalogue.table(PARTNERS), len(names))
+    partners = _by_concept(catalogue.table(PARTNERS), ("partner", "positions", "overlap"), len(names))
     for first in range(0, len(names), _CHUNK):
         number, last = first // _CHUNK, min(first + _CHUNK, len(names))
         content = _details(rows, shown, partners, about, range(first, last))
@@ -80,7 +79,7 @@ def _files(
 
 def _columns(
     catalogue: Catalogue, rows: Mapping[str, Any], names: Sequence[str], given: Mapping[int, str],
-    shown: Sequence[Sequence[Mapping[str, Any]]],
+    shown: Sequence[Sequence[Sequence[Any]]],
 ) -> dict[str, Any]:  # fmt: skip
     """What the list sorts, filters and shows: one array per property, short numbers."""
     columns = {
@@ -96,7 +95,7 @@ def _columns(
         "contribution": _short(rows["mean_contribution"]),
         "always": [int(value) for value in rows["always_on"]],
         "size": _short(rows["spatial_size"]),
-        "shown": [[example["row"] for example in own[:_IN_LIST]] for own in shown],
+        "shown": [[example[0] for example in own[:_IN_LIST]] for own in shown],
         "cells": [len(own) for own in shown],
     }
     return {
@@ -106,8 +105,8 @@ def _columns(
 
 
 def _details(
-    rows: Mapping[str, Any], shown: Sequence[Sequence[Mapping[str, Any]]],
-    partners: Sequence[Sequence[Mapping[str, Any]]], about: Mapping[int, tuple[Any, ...]], concepts: range,
+    rows: Mapping[str, Any], shown: Sequence[Sequence[Sequence[Any]]], partners: Sequence[Sequence[Sequence[Any]]],
+    about: Mapping[int, tuple[Any, ...]], concepts: range,
 ) -> dict[str, Any]:  # fmt: skip
     details = [
         {
@@ -115,12 +114,12 @@ def _details(
             "answers": rows["answers"][k],
             "labels": _pairs(rows["labels"][k], rows["label_shares"][k]),
             "classes": _pairs(rows["classes"][k], rows["class_contributions"][k]),
-            "partners": [[p["partner"], p["positions"], _rounded(p["overlap"])] for p in partners[k]],
-            "examples": [[e["row"], *(_rounded(e[name]) for name in _PER_EXAMPLE)] for e in shown[k]],
+            "partners": [[partner, positions, _rounded(overlap)] for partner, positions, overlap in partners[k]],
+            "examples": [[row, *_short(numbers)] for row, *numbers in shown[k]],
         }
         for k in concepts
     ]
-    used = sorted({example["row"] for k in concepts for example in shown[k]})
+    used = sorted({example[0] for k in concepts for example in shown[k]})
     return {"concepts": details, "images": {row: about[row] for row in used}}
 
 
@@ -173,11 +172,12 @@ def _title(catalogue: Catalogue) -> str:
     return catalogue.subject.run.partition("?")[0].rstrip("/").rpartition("/")[2]
 
 
-def _by_concept(table: pa.Table, num_concepts: int) -> list[list[dict[str, Any]]]:
-    """Rows of every concept, in their order."""
-    found: list[list[dict[str, Any]]] = [[] for _ in range(num_concepts)]
-    for row in table.to_pylist():
-        found[row["concept"]].append(row)
+def _by_concept(table: pa.Table, columns: Sequence[str], num_concepts: int) -> list[list[tuple[Any, ...]]]:
+    """Some columns of the rows of every concept, in their order."""
+    found: list[list[tuple[Any, ...]]] = [[] for _ in range(num_concepts)]
+    values = [table[name].to_pylist() for name in columns]
+    for concept, *row in zip(table["concept"].to_pylist(), *values, strict=True):
+        found[concept].append(tuple(row))
     return found
 
 

@@ -24,9 +24,7 @@ function picture(k, place, row, cells, alt) {
   image.alt = alt;
   image.src = `thumbs/${Math.floor(row / 1000)}/${row}.jpg`;
   const side = CATALOGUE.mapSide, pitch = side + 2, width = pitch * cells / side;
-  map.style.backgroundImage = `url(maps/${Math.floor(k / 1000)}/${k}.png)`;
-  map.style.backgroundSize = `${100 * width}% ${100 * pitch / side}%`;
-  map.style.backgroundPosition = `${100 * (pitch * place + 1) / side / (width - 1)}% 50%`;
+  map.style.cssText = `background: url(maps/${Math.floor(k / 1000)}/${k}.png) ${100 * (pitch * place + 1) / side / (width - 1)}% 50% / ${100 * width}% ${100 * pitch / side}% no-repeat`;
   shown.append(image, map);
   return shown;
 }
@@ -88,7 +86,7 @@ function clear() {
 function measure() {
   const width = list.clientWidth, gap = 12, columns = Math.max(1, Math.floor((width + gap) / (300 + gap)));
   const side = (width - (columns - 1) * gap) / columns;
-  return { columns, side, gap, height: Math.round((side - 34) / 4 + 104) };
+  return { columns, side, gap, height: Math.round((side - 34) / 4 + 98) };
 }
 
 // only the cards in view and a few around them exist, whatever the number of concepts

@@ -13,10 +13,10 @@ import pyarrow as pa
 import pytest
 from PIL import Image
 
-from raytrain_xai.catalogue_files import Catalogue, Subject, write_index, write_table
+from raytrain_xai.catalogue_files import Catalogue, Subject, read_catalogue, write_index, write_table
 from raytrain_xai.catalogue_tables import SCHEMAS
 from raytrain_xai.report.catalogue_site import decode_map, map_strip, write_site
-from raytrain_xai.storage import locate
+from raytrain_xai.storage import locate, read_bytes
 
 CLASSES = ("cat", "</script><b>dog")
 LEVELS = 16
@@ -28,7 +28,7 @@ def png(values: np.ndarray) -> bytes:
     return buffer.getvalue()
 
 
-def made_up(folder: Path, num_concepts: int) -> Catalogue:
+def made_up(folder: Path | str, num_concepts: int) -> Catalogue:
     """Concept 1 is never active, the others have two examples of images 0 and 1000 + k."""
     alive = [k for k in range(num_concepts) if k != 1]
     concepts = [
@@ -127,3 +127,15 @@ def test_maps_keep_their_levels_and_their_edges(count: int) -> None:
     assert alpha[levels == 0].max() == 0
     assert (np.diff([alpha[levels == level].max() for level in range(LEVELS)]) > 0).all()
     assert (decode_map(png(maps[0])) == maps[0]).all()
+
+
+def test_a_catalogue_on_s3_has_the_same_files(s3_storage: str, tmp_path: Path) -> None:
+    """Tables and pages alike; the second page of requests too."""
+    folder, question, options = s3_storage.partition("?")
+    remote = made_up(f"{folder}/catalogue{question}{options}", 200)
+    write_site(read_catalogue(remote.at), {})
+    write_site(made_up(tmp_path, 200), {})
+    local = sorted(file for file in tmp_path.rglob("*") if file.is_file() and file.name != "catalogue.json")
+    assert len(local) > 400
+    for file in local[::41]:
+        assert read_bytes(remote.at.child(*file.relative_to(tmp_path).parts)) == file.read_bytes()
