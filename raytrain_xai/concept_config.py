@@ -36,17 +36,18 @@ class BatchTopKSection(SaeSection):
 
 class ReluSection(SaeSection):
     kind: Literal["relu"]
-    l1_weight: float = Field(default=1e-2, ge=0)
-    """Factor of the sum of all values of a code."""
+    l1_weight: float = Field(default=0.1, ge=0)
+    """Factor of the sum of all values of a code, of vectors whose mean squared length is 1."""
 
 
 class JumpReluSection(SaeSection):
     kind: Literal["jumprelu"]
     l0_weight: float = Field(default=1e-3, ge=0)
     """Factor of the number of active latents."""
-    bandwidth: float = Field(default=1e-3, gt=0)
+    bandwidth: float = Field(default=0.05, gt=0)
     """Width of the window through which thresholds get their gradient."""
-    initial_threshold: float = Field(default=1e-3, gt=0)
+    initial_threshold: float = Field(default=0.05, gt=0)
+    """Thresholds are learned on a log scale and move by about lr in a step: start near where they should end."""
 
 
 AnySae = Annotated[TopKSection | BatchTopKSection | ReluSection | JumpReluSection, Field(discriminator="kind")]
