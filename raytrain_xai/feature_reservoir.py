@@ -130,6 +130,16 @@ class ReservoirVectors:
         return next(self._extraction.network.net.parameters()).device
 
 
+def check_workers(config: ConceptRunConfig, num_images: int) -> None:
+    """Check, before anything starts, that a run without a store can share its vectors out.
+
+    Raises:
+        ConfigError: lanes do not divide among the workers.
+    """
+    if config.parallel == "data":
+        _own_lanes(_num_lanes(config.batch_size, num_images), 0, max(config.workers, 1))
+
+
 def _num_lanes(batch_size: int, num_images: int) -> int:
     most = max(1, num_images // _LEAST_PER_LANE)
     common = math.gcd(batch_size, _LANES)

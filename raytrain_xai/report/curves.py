@@ -8,6 +8,7 @@ its formula syntax is off.
 from __future__ import annotations
 
 import io
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -254,6 +255,21 @@ def distribution_chart(distributions: Sequence[Distribution], axis: str, chance:
         axes.set_ylabel("% of the concepts")
         axes.legend(frameon=False, fontsize=8)
         return _to_png(figure)
+
+
+def frequency_chart(description: str, edges: Sequence[float], counts: Sequence[Sequence[float]]) -> str:
+    """Outlines of histograms over shares on a logarithmic axis, one per run: between E edges, E - 1 counts each."""
+    with rc_context(_STYLE):
+        figure, axes = _canvas()
+        for run, own in enumerate(counts):
+            axes.stairs(own, [100 * edge for edge in edges], color=colour_of(run), linewidth=1.8)
+        axes.set_xscale("log")
+        decades = [100 * edge for edge in edges if math.isclose(edge, 10 ** round(math.log10(edge)))]
+        axes.set_xticks(decades, [f"{decade:g}" for decade in decades])
+        axes.minorticks_off()
+        axes.set_xlabel("active at % of the positions")
+        axes.set_ylabel("concepts")
+        return _to_svg(figure, description)
 
 
 def _canvas(height: float = _SIZE_INCHES[1]) -> tuple[Figure, Axes]:

@@ -10,14 +10,14 @@ import jinja2
 from raytrain_xai import __version__
 from raytrain_xai.errors import ConfigError
 from raytrain_xai.explain import Explainer, available_device
+from raytrain_xai.report.concept_page import write_concept_report
 from raytrain_xai.report.curves import Series, colour_of, front_chart, group_chart, line_chart
 from raytrain_xai.report.gallery import build_gallery
 from raytrain_xai.report.overlay import data_uri
-from raytrain_xai.report.runs import RunRecord, differences, read_runs
+from raytrain_xai.report.runs import RunRecord, differences, kind_of, page_target, read_runs
 from raytrain_xai.report.tables import Table, essentials, metric_table
-from raytrain_xai.storage import locate, write_bytes
+from raytrain_xai.storage import write_bytes
 
-PAGE = "report.html"
 _GROUP = "group_"
 _TRAINING = (("loss", "Training loss, all parts"), ("cls", "Classification loss"), ("loc", "Localisation loss"))
 _VALIDATION = (
@@ -44,10 +44,10 @@ class Chart:
 
 
 def write_report(runs: Sequence[str], out: str | None = None, *, data: str | None = None) -> str:
-    """Write one self-contained page about one run or several.
+    """Write one self-contained page about one run or several; see also :func:`write_concept_report`.
 
     Args:
-        runs: run folders, local or s3://; they must have been trained on the same classes.
+        runs: run folders, local or s3://, of one kind; they must have been trained on the same classes.
         out: file to write, local or s3://; by default ``report.html`` in the folder of a single run, else in the
             current directory.
         data: stored data set that the pictures are taken from; by default that of the first run.
@@ -58,15 +58,12 @@ def write_report(runs: Sequence[str], out: str | None = None, *, data: str | Non
         CheckpointError: a run is not finished, or a file of it is damaged.
         DataError: the data set cannot be read.
     """
+    if any(kind_of(uri) == "concepts" for uri in runs):
+        return write_concept_report(runs, out, data=data)
     records = read_runs(runs)
     explainers = [Explainer.load(uri, device=available_device()) for uri in runs]
     _check_same_classes(records, explainers)
-    if out is not None:
-        target = locate(out)
-    elif len(records) == 1:
-        target = records[0].at.child(PAGE)
-    else:
-        target = locate(PAGE)
+    target = page_target(records, out)
     page = render(records, explainers, data or records[0].config.data.path)
     write_bytes(target, page.encode())
     return target.uri

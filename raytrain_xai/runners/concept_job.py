@@ -21,9 +21,10 @@ from raytrain_xai.data.feature_store import FeaturePlan, check_place, is_finishe
 from raytrain_xai.errors import ConfigError, DataError
 from raytrain_xai.evaluation import check_classes
 from raytrain_xai.feature_plan import plan_features
+from raytrain_xai.feature_reservoir import check_workers
 from raytrain_xai.models.weights import is_named
 from raytrain_xai.models.zoo import MODEL_NAMES
-from raytrain_xai.run_folder import CONFIG, run_location
+from raytrain_xai.run_folder import CONFIG, METRICS, read_json, run_location
 from raytrain_xai.runners.concept_loop import train_concepts
 from raytrain_xai.runners.concept_session import evaluated_data
 from raytrain_xai.runners.export_features import export_features
@@ -44,6 +45,8 @@ def plan_concepts(config: ConceptRunConfig, stored: Location | None) -> Job:
         DataError: the data set or the feature store cannot be used.
         CheckpointError: the network cannot be used.
     """
+    if stored is not None and exists(stored.child(METRICS)) and "imported" in read_json(stored.child(METRICS)):
+        raise ConfigError(f"{stored.uri} was imported, not trained here: there is no training to go on with")
     config = absolute_paths(config)
     own = stored.child(NETWORK) if stored is not None and exists(stored.child(NETWORK, CONFIG)) else None
     adopted = adopt_network(config) if own is None else stored_network(own)
@@ -72,6 +75,8 @@ def check_concept_run(config: ConceptRunConfig, adopted: AdoptedNetwork) -> None
     _check_dictionary(config, plan)
     if config.features.store is not None:
         check_place(locate(config.features.store).child(config.layer), plan)
+    else:
+        check_workers(config, plan.num_images)
     _check_disk(config, plan)
 
 

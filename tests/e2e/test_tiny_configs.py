@@ -77,6 +77,30 @@ def test_multi_label_bcos_in_process(tmp_path: Path) -> None:
     assert list((tmp_path / "why").glob("*rgba*.png"))
 
 
+def test_concepts_in_process(tmp_path: Path) -> None:
+    """A network, its exported features, its concepts, a report; then longer, and measured through the command line."""
+    xai(tmp_path, "data", "prepare", "scenes-multi", "datasets/tiny-multi", "--images", "48")
+    xai(tmp_path, "train", str(CONFIGS / "scenes_multi_bcos.yaml"), "--workers", "0", "--set", "epochs=1")
+    printed = xai(tmp_path, "train", str(CONFIGS / "scenes_concepts.yaml"), "--workers", "0")
+    assert "(before)" in printed and "variance_explained" in printed and "vectors/s" in printed
+    run = tmp_path / "runs" / "tiny-concepts"
+    metrics = json.loads((run / "metrics.json").read_text())
+    assert {"val", "test", "before", "selected", "dictionary"} <= metrics.keys()
+    for name in ("config.yaml", "metrics.jsonl", "report.html", "checkpoints", "tensorboard", "network"):
+        assert (run / name).exists()
+    assert (tmp_path / "runs" / "tiny-features" / "Mid3").is_dir()
+    xai(tmp_path, "resume", "runs/tiny-concepts", "--set", "epochs=3", "--workers", "0")
+    assert json.loads((run / "metrics.jsonl").read_text().splitlines()[-1])["epoch"] == 3
+    before = json.loads(xai_file(tmp_path, "eval", "runs/tiny-concepts/network"))
+    assert before["f1"] == pytest.approx(metrics["before"]["test"]["f1"], abs=1e-6)
+
+
+def xai_file(folder: Path, *arguments: str) -> str:
+    """What a command writes to the file of its option ``--out``."""
+    xai(folder, *arguments, "--out", "out.json")
+    return (folder / "out.json").read_text()
+
+
 def test_classification_in_process(tmp_path: Path) -> None:
     """All of the recipes' parts; the averaged network is explained on the part of a picture that it sees."""
     xai(tmp_path, "data", "prepare", "scenes-birds", "datasets/tiny-birds", "--images", "48")

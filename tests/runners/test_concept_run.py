@@ -238,6 +238,7 @@ def test_a_non_finite_step_changes_nothing_and_is_named(make_concepts: MakeConce
         ),
         ({"batch_size": 9999}, ConfigError, "batch_size 9999 is more than the 864 vectors of an epoch .24 images, 36"),
         ({"features": {"split": "trian"}}, DataError, "no samples in its trian split"),
+        ({"workers": 2}, ConfigError, "1 streams, which do not divide among 2 workers"),
         ({"sae": {"latents": 2**40}}, ConfigError, "checkpoints of .* GB"),
         ({"resources": {"gpus_per_worker": 1}}, ConfigError, "no CUDA device"),
     ],

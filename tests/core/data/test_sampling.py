@@ -114,3 +114,14 @@ def test_repetitions_travel_with_their_rows() -> None:
         assert plan.repetition is not None
         dealt += zip(plan.indices.tolist(), plan.repetition.tolist(), strict=True)
     assert len(dealt) == 40 and set(dealt) == known
+
+
+def test_a_limited_evaluation_takes_rows_at_even_distances_whatever_the_workers() -> None:
+    """4 of 10 rows: 0, 2.5, 5, 7.5, rounded down; shared out as all rows would be."""
+    shares = [
+        [plan.indices.tolist() for plan in evaluation_plan(10, 3, rank=rank, world_size=2, max_images=4)]
+        for rank in range(2)
+    ]
+    assert shares == [[[0, 2]], [[5, 7]]]
+    whole = evaluation_plan(10, 3, rank=0, world_size=1, max_images=99)
+    assert [plan.indices.tolist() for plan in whole] == [[0, 1, 2], [3, 4, 5], [6, 7, 8], [9]]
