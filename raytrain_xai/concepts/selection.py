@@ -11,22 +11,13 @@ from torch import Tensor
 
 from raytrain_xai.concepts.code import SparseCode
 from raytrain_xai.concepts.entries import Entries
-from raytrain_xai.concepts.sae import PRODUCTS_AT_ONCE, BatchTopKSae, TopKSae
+from raytrain_xai.concepts.sae import BatchTopKSae, TopKSae
 from raytrain_xai.concepts.workers import Workers
 
 
 def topk_entries(sae: TopKSae, x: Tensor, shards: Workers) -> Entries:
     """The k largest products of every vector x (N, D), over all shards of the latents; those of this shard."""
     return Entries.of(best_of_rows(sae.encode(x), sae.k, shards))
-
-
-def largest_products(x: Tensor, encoder: Tensor, k: int) -> SparseCode:
-    """The k largest of the products of x (N, D) with encoder rows (M, D), negative ones as 0; all where M < k."""
-    rows_at_once = max(1, PRODUCTS_AT_ONCE // max(1, len(encoder)))
-    width = min(k, len(encoder))
-    tops = [(part @ encoder.T).topk(width, dim=1) for part in x.split(rows_at_once)]
-    values = torch.cat([top.values for top in tops]).clamp_(min=0)
-    return SparseCode(values, torch.cat([top.indices for top in tops]), len(encoder))
 
 
 def best_of_rows(code: SparseCode, k: int, shards: Workers) -> SparseCode:

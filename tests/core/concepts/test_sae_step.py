@@ -92,8 +92,7 @@ def test_step_equals_autograd(kind: str, dead: Tensor | None) -> None:
 def test_part_of_the_vectors_at_a_time_gives_the_same(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     sae, x = make_sae(kind), make_vectors()
     whole = sae_step(sae, x, dead=DEAD, settings=L1)
-    for module in ("sae", "selection"):
-        monkeypatch.setattr(f"raytrain_xai.concepts.{module}.PRODUCTS_AT_ONCE", 5 * LATENTS)
+    monkeypatch.setattr("raytrain_xai.concepts.sae.PRODUCTS_AT_ONCE", 5 * LATENTS)
     assert sae.rows_at_once == 5
     assert_equal_steps(sae_step(sae, x, dead=DEAD, settings=L1), whole)
 
