@@ -142,6 +142,16 @@ def test_revival_is_zero_without_spread() -> None:
     assert_equal_steps(sae_step(sae, x, dead=DEAD, settings=L1), without)
 
 
+@pytest.mark.parametrize("most", [1, 2, 5, 9])
+def test_dense_and_sparse_revival_are_one(most: int) -> None:
+    """Five dead latents: with one taking part the step reads single rows, with more it multiplies matrices."""
+    sae, x, settings = make_sae("topk"), make_vectors(), StepSettings(aux_weight=1.0, aux_latents=most)
+    plain_parts(sae, x, DEAD, settings)["loss"].backward()
+    step = sae_step(sae, x, dead=DEAD, settings=settings)
+    for name, parameter in sae.named_parameters():
+        torch.testing.assert_close(step.gradients[name], parameter.grad, rtol=1e-11, atol=1e-13)
+
+
 def test_revival_does_not_move_the_living() -> None:
     sae, x = make_sae("topk"), make_vectors()
     with_it, without = (sae_step(sae, x, dead=dead, settings=L1) for dead in (DEAD, None))
