@@ -20,6 +20,9 @@ class SaeSection(Section):
     """Dead latents that take part in it at a vector, at most."""
     dead_after_epochs: float = Field(default=0.5, gt=0)
     """A latent is dead when it has not fired for this share of the vectors of an epoch."""
+    keep_length: bool = True
+    """In use, scale all reconstructions by one number so that they are as long as the features; training and codes do
+    not change. false as published, where logits shrink with the share of the features that the code misses."""
 
 
 class TopKSection(SaeSection):

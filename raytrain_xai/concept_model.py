@@ -86,7 +86,9 @@ def load_concepts(runs: Sequence[str], *, which: str = "selected", device: torch
             )
         if config.layer in layers:
             raise ConfigError(f"{run} and {origins[config.layer]} are both concepts of {config.layer}; give one")
-        layers[config.layer] = ConceptLayer(restore_sae(config, checkpoint.model, run)).to(device).eval()
+        layers[config.layer] = (
+            ConceptLayer(restore_sae(config, checkpoint.model, run, gain=checkpoint.state["gain"])).to(device).eval()
+        )
         names[config.layer], configs[config.layer], origins[config.layer] = read_names(at), config, run
     if explainer is None:
         raise ConfigError("no concept run given; name one or more")
@@ -110,15 +112,20 @@ def build_sae(config: ConceptRunConfig, dim: int) -> SparseAutoencoder:
             )  # fmt: skip
 
 
-def restore_sae(config: ConceptRunConfig, weights: Mapping[str, Tensor], run: str) -> SparseAutoencoder:
-    """The autoencoder of a checkpoint.
+def restore_sae(config: ConceptRunConfig, weights: Mapping[str, Tensor], run: str, *, gain: float) -> SparseAutoencoder:
+    """The autoencoder of a checkpoint, for use.
 
+    Args:
+        config: of its run.
+        weights: of the checkpoint.
+        run: its address, for messages.
+        gain: length of the rows of the dictionary, 1 in training; see ``sae.keep_length``.
     Raises:
         CheckpointError: the weights do not fit the configuration.
     """
     sae = build_sae(config, weights["encoder"].shape[1])
     try:
-        sae.load_state_dict(weights)
+        sae.load_state_dict({**weights, "dictionary": weights["dictionary"] * gain})
     except RuntimeError as error:
         raise CheckpointError(f"the weights of {run} do not fit its configuration: {error}") from error
     return sae
@@ -135,11 +142,12 @@ def network_fingerprint(network: Network | nn.Module) -> str:
     return digest.hexdigest()
 
 
-def concept_state(config: ConceptRunConfig, network: Network, dim: int) -> dict[str, Any]:
-    """What a checkpoint of a concept run states beside its position: layer, width and whose features these are."""
+def concept_state(config: ConceptRunConfig, network: Network, dim: int, *, gain: float = 1.0) -> dict[str, Any]:
+    """What a checkpoint of a concept run states beside its position: layer, width, gain, and whose features it sees."""
     return {
         "layer": config.layer,
         "dim": dim,
+        "gain": gain,
         "network": {"name": network.name, "fingerprint": network_fingerprint(network)},
         "config": config.model_dump(mode="json"),
     }

@@ -18,6 +18,7 @@ from raytrain_xai.concepts.usage import ALWAYS_ON
 from raytrain_xai.models.bcos_layers import logit_bias
 from raytrain_xai.models.network import Network
 
+
 @dataclass(frozen=True)
 class FidelitySums:
     """Sums over images and over the positions of their maps.
@@ -105,8 +106,8 @@ def summarise_fidelity(sums: FidelitySums) -> dict[str, float]:
     Returns:
         variance_explained (at most 1; 1 - squared error / squared distance to the mean vector), l0 (active latents at a
         position), image_l0 (in an image), carriers (concepts that carry 80 % of the positive contribution; mean), dead
-        (latents that are active nowhere), always_on (at more than 60 % of the positions), residual (mean, in units of the logit: rounding only,
-        unless the layer is not exact).
+        (latents that are active nowhere), always_on (at more than 60 % of the positions), residual (mean, in units of
+        the logit: rounding only, unless the layer is not exact).
     """
     images, positions = int(sums.images), int(sums.positions)
     variance = float(sums.total_square - sums.total.square().sum() / positions)

@@ -30,7 +30,8 @@ class SparseAutoencoder(nn.Module, ABC):
 
     Attributes:
         encoder: (K, D).
-        dictionary: (K, D), rows of length 1: the decoder, row-major, so that a latent is one contiguous row.
+        dictionary: (K, D), the decoder, row-major, so that a latent is one contiguous row; rows have length 1 in
+            training, in use all the same one (:attr:`~raytrain_xai.concepts.usage.LatentUsage.gain`).
     """
 
     def __init__(self, dim: int, num_latents: int) -> None:

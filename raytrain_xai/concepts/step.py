@@ -40,7 +40,8 @@ class SaeStep:
         sums: name -> () float, sums over the vectors of all workers, whose quotient by ``vectors`` is the mean:
             ``loss``, ``squared_error``, ``aux`` and ``sparsity`` (both without their weight), ``active`` (positive
             values, so that the mean is L0), and ``variance``, the squared distances to the mean of these vectors:
-            1 - squared_error / variance is the explained share.
+            1 - squared_error / variance is the explained share; ``length`` and ``rebuilt``, the squared lengths of
+            vectors and reconstructions.
         fired: (K,) int64, vectors of all workers at which each latent has a positive value.
     """
 
@@ -116,11 +117,12 @@ def _sums(
     """See :class:`SaeStep`; one reduction."""
     total = x.shape[0] * workers.world_size
     of_latents = shards.sum(torch.stack([main.penalty, main.fired.sum().to(x.dtype)]))
-    of_vectors = torch.stack([main.error.square().sum(), x.square().sum()])
+    of_vectors = torch.stack([main.error.square().sum(), x.square().sum(), (main.error * x).sum()])
     packed = workers.sum(torch.cat([of_latents, of_vectors, x.sum(dim=0)]))
-    penalty, active, squared_error, square = packed[:4].unbind()
+    penalty, active, squared_error, length, product = packed[:5].unbind()
     loss = squared_error + settings.sparsity_weight * penalty + settings.aux_weight * aux * total
     return {
         "loss": loss, "squared_error": squared_error, "aux": aux * total, "sparsity": penalty, "active": active,
-        "variance": square - packed[4:].square().sum() / total, "vectors": torch.full_like(square, total),
+        "variance": length - packed[5:].square().sum() / total, "vectors": torch.full_like(length, total),
+        "length": length, "rebuilt": squared_error + 2 * product + length,
     }  # fmt: skip

@@ -33,6 +33,7 @@ from raytrain_xai.runners.concept_session import (
     ConceptSession,
     build_concept_session,
     choose,
+    current_gain,
     load_step,
     measure_concepts,
     measure_network,
@@ -125,13 +126,15 @@ class _Autoencoder:
             lr=self._rate(position.step), clip_norm=optim.clip_norm,
         )  # fmt: skip
         session.usage.update(result.fired, self.config.batch_size)
+        session.usage.follow(result.sums["length"], result.sums["rebuilt"])
         self.meter.add(result.sums)
 
     def read(self, position: Position) -> dict[str, float]:
         return self.meter.read(position.step) | {"lr": self._rate(position.step - 1)}
 
     def measure(self) -> dict[str, float]:
-        return measure_concepts(self.session, "val", self.before.get("iou_threshold"))[0]
+        gain = current_gain(self.session)
+        return measure_concepts(self.session, "val", self.before.get("iou_threshold"), gain)[0]
 
     def is_over(self, history: Sequence[Evaluated]) -> bool:  # noqa: ARG002 - a concept run takes all its epochs
         return False
@@ -167,14 +170,14 @@ def _final_metrics(session: ConceptSession, position: Position, before: dict[str
     """Measure the selected checkpoint on the test split: the content of ``metrics.json``. A collective."""
     choice = choose(session, position.history)
     broadcast_json(choice.step, session.worker.device)  # worker 0 arrives here when the checkpoint is written
-    load_step(session, choice.step)
+    gain = load_step(session, choice.step)
     threshold = before.get("iou_threshold")
     metrics: dict[str, Any] = {
         "val": choice.val, "before": {"val": before}, "iou_threshold": threshold,
         "selected": {"step": choice.step, "epoch": choice.epoch},
     }  # fmt: skip
     split = "test" if session.info.splits.get("test") else "val"
-    measured, sums = measure_concepts(session, split, threshold)
+    measured, sums = measure_concepts(session, split, threshold, gain)
     if split == "test":
         metrics["test"] = measured
         metrics["before"]["test"] = measure_network(session, split, threshold)

@@ -20,6 +20,7 @@ from raytrain_xai.concept_network import AdoptedNetwork, stored_network
 from raytrain_xai.concepts.fidelity import FidelitySums, fidelity_sums, summarise_fidelity
 from raytrain_xai.concepts.layer import ConceptLayer, with_concepts
 from raytrain_xai.concepts.sae import SparseAutoencoder
+from raytrain_xai.concepts.sharded import join_tensors, shard_of, shard_tensors
 from raytrain_xai.concepts.update import build_adam
 from raytrain_xai.concepts.usage import LatentUsage
 from raytrain_xai.concepts.workers import ALONE, Workers
@@ -31,7 +32,6 @@ from raytrain_xai.optimizer_state import load_optimizer_tensors, optimizer_tenso
 from raytrain_xai.run_folder import CHECKPOINTS, run_location
 from raytrain_xai.runners.attempt import claim, commit, prune, track
 from raytrain_xai.runners.collective import gather_tensors, joined_workers
-from raytrain_xai.runners.concept_shards import own_part, shard_of, whole
 from raytrain_xai.runners.history import Evaluated, Position, best
 from raytrain_xai.runners.tracking import Tracker
 from raytrain_xai.runners.worker import Worker
@@ -115,7 +115,7 @@ def restore_concepts(session: ConceptSession) -> tuple[Position, Tracker | None,
     claimed = claim(session.config, session.worker)
     checkpoint, position, before = claimed.checkpoint, Position(), None
     if checkpoint is not None:
-        tensors = own_part(checkpoint.optimizer, session.shards)
+        tensors = shard_tensors(checkpoint.optimizer, session.shards)
         counts = {name: value for name, value in tensors.items() if name.startswith(_USAGE)}
         session.usage.load_state_dict({name.removeprefix(_USAGE): value for name, value in counts.items()})
         moments = {name: value for name, value in tensors.items() if name not in counts}
@@ -133,15 +133,15 @@ def save_concepts(
     Raises:
         RunError: a newer attempt owns the run.
     """
-    model = whole(session.sae.state_dict(), session.shards)
+    model = join_tensors(session.sae.state_dict(), session.shards)
     counts = {f"{_USAGE}{name}": value for name, value in session.usage.state_dict().items()}
     moments = optimizer_tensors(session.optimizer, dict(session.sae.named_parameters()))
-    optimizer = whole({**moments, **counts}, session.shards)
+    optimizer = join_tensors({**moments, **counts}, session.shards)
     if tracker is None:
         return
     state = {
         **position.to_json(),
-        **concept_state(session.config, session.adopted.network, session.sae.dim),
+        **concept_state(session.config, session.adopted.network, session.sae.dim, gain=current_gain(session)),
         "before": dict(before),
         "mlflow_id": tracker.mlflow_id,
     }
@@ -159,22 +159,28 @@ def choose(session: ConceptSession, history: tuple[Evaluated, ...]) -> Evaluated
     return top
 
 
-def load_step(session: ConceptSession, step: int) -> None:
-    """Load the weights of one checkpoint of this run."""
+def load_step(session: ConceptSession, step: int) -> float:
+    """Load the weights of one checkpoint of this run; returns its gain."""
     folder = run_location(session.config).child(CHECKPOINTS, checkpoint_name(step))
-    _load_weights(session, read_checkpoint(folder, with_optimizer=False))
+    checkpoint = read_checkpoint(folder, with_optimizer=False)
+    _load_weights(session, checkpoint)
+    return checkpoint.state["gain"]
 
 
-def whole_sae(session: ConceptSession) -> SparseAutoencoder:
-    """The autoencoder with all latents, for use. A collective where they are shared out.
+def current_gain(session: ConceptSession) -> float:
+    """What reconstructions are multiplied by in use; see ``sae.keep_length``."""
+    return float(session.usage.gain) if session.config.sae.keep_length else 1.0
+
+
+def whole_sae(session: ConceptSession, gain: float) -> SparseAutoencoder:
+    """A copy of the autoencoder with all latents, for use. A collective where they are shared out.
 
     It takes half of the weights and moments of a training in one process, so a dictionary that is sharded for its
     optimiser still fits here.
     """
-    if session.shards.world_size == 1:
-        return session.sae
-    weights = whole(session.sae.state_dict(), session.shards)
-    return restore_sae(session.config, weights, run_location(session.config).uri).to(session.worker.device)
+    weights = join_tensors(session.sae.state_dict(), session.shards)
+    run = run_location(session.config).uri
+    return restore_sae(session.config, weights, run, gain=gain).to(session.worker.device)
 
 
 def measure_network(session: ConceptSession, split: str, iou_threshold: float | None) -> dict[str, float]:
@@ -183,15 +189,17 @@ def measure_network(session: ConceptSession, split: str, iou_threshold: float | 
 
 
 def measure_concepts(
-    session: ConceptSession, split: str, iou_threshold: float | None
+    session: ConceptSession, split: str, iou_threshold: float | None, gain: float
 ) -> tuple[dict[str, float], FidelitySums]:
     """Metrics with the concepts plugged into the network, every worker taking its share of a split. A collective.
 
+    Args:
+        gain: of the weights that are loaded.
     Returns:
         What :func:`raytrain_xai.guidance.evaluate.summarise` and
         :func:`raytrain_xai.concepts.fidelity.summarise_fidelity` tell, equal on all workers, and the latter's sums.
     """
-    layer = ConceptLayer(whole_sae(session)).eval()
+    layer = ConceptLayer(whole_sae(session, gain)).eval()
     network = with_concepts(session.adopted.network, {session.config.layer: layer})
     metrics, sums = _measure(session, network, split, iou_threshold, layer)
     assert sums is not None
@@ -240,4 +248,4 @@ class _Observer:
 
 
 def _load_weights(session: ConceptSession, checkpoint: Checkpoint) -> None:
-    session.sae.load_state_dict(own_part(checkpoint.model, session.shards))
+    session.sae.load_state_dict(shard_tensors(checkpoint.model, session.shards))

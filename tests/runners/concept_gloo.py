@@ -13,11 +13,11 @@ import torch.distributed as dist
 from torch import Tensor
 
 from raytrain_xai.concept_config import ConceptRunConfig
+from raytrain_xai.concepts.sharded import join_tensors
 from raytrain_xai.concepts.update import apply_update, build_adam, project_gradients
 from raytrain_xai.config import parse_concept_config
 from raytrain_xai.runners.concept_loop import take_step, train_concepts
 from raytrain_xai.runners.concept_session import ConceptSession, build_concept_session
-from raytrain_xai.runners.concept_shards import whole
 from raytrain_xai.runners.worker import Worker
 
 WORLD_SIZE = 2
@@ -53,7 +53,7 @@ def state_of(session: ConceptSession) -> dict[str, Tensor]:
         for key, value in session.optimizer.state[parameter].items()
     }
     counts = {f"usage {name}": value for name, value in session.usage.state_dict().items()}
-    return whole({**session.sae.state_dict(), **moments, **counts}, session.shards)
+    return join_tensors({**session.sae.state_dict(), **moments, **counts}, session.shards)
 
 
 def main(rank: int, port: int, folder: str) -> None:

@@ -63,7 +63,10 @@ def plain_parts(sae: SparseAutoencoder, x: Tensor, dead: Tensor | None, settings
     if dead is not None:
         parts["aux"] = aux_loss(sae.encoder, sae.dictionary, x, residual, dead, settings.aux_latents)
     weighted = settings.aux_weight * parts["aux"] + settings.sparsity_weight * parts["sparsity"]
-    return parts | {"loss": parts["squared_error"] + weighted, "active": (code > 0).sum(dim=1).double().mean()}
+    lengths = {"length": x.square().sum(dim=1).mean(), "rebuilt": (code @ sae.dictionary).square().sum(dim=1).mean()}
+    return (
+        parts | lengths | {"loss": parts["squared_error"] + weighted, "active": (code > 0).sum(dim=1).double().mean()}
+    )
 
 
 KINDS = ("topk", "batch_topk", "relu", "jumprelu")
