@@ -6,6 +6,8 @@ STAMP := .venv/.installed
 XAI := $(BIN)/raytrain-xai
 DEMO := runs/demo
 BIRDS := configs/guidance/scenes_birds.yaml --set storage=$(DEMO)
+MULTI := configs/guidance/scenes_multi_bcosified.yaml --set storage=$(DEMO)
+CONCEPTS := configs/concepts/scenes_multi.yaml --set storage=$(DEMO)
 
 $(STAMP): pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
@@ -18,7 +20,10 @@ demo: $(STAMP)
 	$(XAI) train $(BIRDS) --set name=unguided --set guidance.weight=0
 	$(XAI) train $(BIRDS) --set name=guided-all-boxes
 	$(XAI) train $(BIRDS) --set name=guided-10-percent --set guidance.annotated_fraction=0.1
-	$(XAI) report $(DEMO)/unguided $(DEMO)/guided-all-boxes $(DEMO)/guided-10-percent --out $(DEMO)/report.html
+	test -f datasets/scenes-multi/manifest.json || $(XAI) data prepare scenes-multi datasets/scenes-multi
+	$(XAI) train $(MULTI) --set name=bcos --set epochs=3
+	$(XAI) train $(CONCEPTS) --set name=concepts --set network=$(DEMO)/bcos --set features.store=$(DEMO)/features --set epochs=8
+	$(XAI) report $(DEMO)/unguided $(DEMO)/guided-all-boxes $(DEMO)/guided-10-percent --concepts $(DEMO)/concepts --out $(DEMO)/report.html
 
 test: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadgroup

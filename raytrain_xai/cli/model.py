@@ -67,8 +67,11 @@ def explain_command(
 @click.option(
     "--out", metavar="FILE", help="Page to write; default: RUN/report.html, or ./report.html for several runs."
 )
-def report_command(runs: tuple[str, ...], data: str | None, out: str | None) -> None:
+@click.option(
+    "--concepts", multiple=True, metavar="RUN", help="Show traces of images by this concept run too; repeatable."
+)
+def report_command(runs: tuple[str, ...], data: str | None, out: str | None, concepts: tuple[str, ...]) -> None:
     """Compare finished runs on one self-contained HTML page."""
     from raytrain_xai.report.page import write_report
 
-    click.echo(f"written to {write_report(runs, out, data=data)}")
+    click.echo(f"written to {write_report(runs, out, data=data, concepts=concepts)}")

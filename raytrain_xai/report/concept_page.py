@@ -13,6 +13,7 @@ from raytrain_xai.errors import ConfigError
 from raytrain_xai.report.curves import Series, colour_of, frequency_chart, line_chart
 from raytrain_xai.report.runs import ConceptRecord, differences, kind_of, page_target, read_concept_runs
 from raytrain_xai.report.tables import METRICS, duration_text
+from raytrain_xai.report.trace_section import TraceSection, build_trace_section
 from raytrain_xai.storage import write_bytes
 
 _DICTIONARY = (
@@ -62,26 +63,25 @@ def write_concept_report(runs: Sequence[str], out: str | None = None, *, data: s
         runs: run folders, local or s3://.
         out: file to write, local or s3://; by default ``report.html`` in the folder of a single run, else in the
             current directory.
-        data: not used by this kind of report; None.
+        data: stored data set of the traced images; by default the one the concepts were trained on.
     Returns:
         Address of the page.
     Raises:
-        ConfigError: not a run, a run given twice, a classifier's among them, or ``data`` given.
+        ConfigError: not a run, a run given twice, or a classifier's among them.
         CheckpointError: a run is not finished, or a file of it is damaged.
     """
     others = [uri for uri in runs if kind_of(uri) != "concepts"]
     if others:
         raise ConfigError(f"{', '.join(others)} is no concept run like the others; make a report for each kind")
-    if data is not None:
-        raise ConfigError("the report of concept runs shows no pictures, so --data means nothing to it; leave it out")
     records = read_concept_runs(runs)
     target = page_target(records, out)
-    write_bytes(target, render_concepts(records).encode())
+    traces = build_trace_section(runs, data=data) if len(runs) == 1 else None
+    write_bytes(target, render_concepts(records, traces).encode())
     return target.uri
 
 
-def render_concepts(runs: Sequence[ConceptRecord]) -> str:
-    """The page as text."""
+def render_concepts(runs: Sequence[ConceptRecord], traces: TraceSection | None = None) -> str:
+    """The page as text; ``traces`` of the images of a single run."""
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("raytrain_xai.report"), autoescape=True, undefined=jinja2.StrictUndefined,
         trim_blocks=True, lstrip_blocks=True,
@@ -102,6 +102,7 @@ def render_concepts(runs: Sequence[ConceptRecord]) -> str:
         ],
         headings=[heading for _, heading, _ in _DICTIONARY],
         dictionary=[[text.format(run.final[split][key]) for key, _, text in _DICTIONARY] for run in runs],
+        traces=traces,
         frequency=_frequency(runs),
         charts=_charts(runs),
         differences=differences([run.config for run in runs]),

@@ -16,6 +16,7 @@ from raytrain_xai.report.gallery import build_gallery
 from raytrain_xai.report.overlay import data_uri
 from raytrain_xai.report.runs import RunRecord, differences, kind_of, page_target, read_runs
 from raytrain_xai.report.tables import Table, essentials, metric_table
+from raytrain_xai.report.trace_section import TraceSection, build_trace_section
 from raytrain_xai.storage import write_bytes
 
 _GROUP = "group_"
@@ -43,7 +44,9 @@ class Chart:
     svg: str
 
 
-def write_report(runs: Sequence[str], out: str | None = None, *, data: str | None = None) -> str:
+def write_report(
+    runs: Sequence[str], out: str | None = None, *, data: str | None = None, concepts: Sequence[str] = ()
+) -> str:
     """Write one self-contained page about one run or several; see also :func:`write_concept_report`.
 
     Args:
@@ -51,6 +54,7 @@ def write_report(runs: Sequence[str], out: str | None = None, *, data: str | Non
         out: file to write, local or s3://; by default ``report.html`` in the folder of a single run, else in the
             current directory.
         data: stored data set that the pictures are taken from; by default that of the first run.
+        concepts: concept runs of one network, whose traces of two images of their own data are shown besides.
     Returns:
         Address of the page.
     Raises:
@@ -59,17 +63,22 @@ def write_report(runs: Sequence[str], out: str | None = None, *, data: str | Non
         DataError: the data set cannot be read.
     """
     if any(kind_of(uri) == "concepts" for uri in runs):
+        if concepts:
+            raise ConfigError("the report of a concept run shows its traces anyway; leave --concepts out")
         return write_concept_report(runs, out, data=data)
     records = read_runs(runs)
     explainers = [Explainer.load(uri, device=available_device()) for uri in runs]
     _check_same_classes(records, explainers)
     target = page_target(records, out)
-    page = render(records, explainers, data or records[0].config.data.path)
+    traces = build_trace_section(concepts) if concepts else None
+    page = render(records, explainers, data or records[0].config.data.path, traces)
     write_bytes(target, page.encode())
     return target.uri
 
 
-def render(runs: Sequence[RunRecord], explainers: Sequence[Explainer], data: str) -> str:
+def render(
+    runs: Sequence[RunRecord], explainers: Sequence[Explainer], data: str, traces: TraceSection | None = None
+) -> str:
     """The page as text; arguments as read by :func:`write_report`, one explainer per run."""
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("raytrain_xai.report"),
@@ -91,6 +100,7 @@ def render(runs: Sequence[RunRecord], explainers: Sequence[Explainer], data: str
         reading=_READING,
         tables=_tables(runs),
         gallery=gallery,
+        traces=traces,
         split=split,
         group_chart=_groups(runs, split),
         charts=_charts(runs),

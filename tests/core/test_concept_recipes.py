@@ -72,5 +72,5 @@ def test_published_recipes(name: str, networks: dict[str, Network]) -> None:
 def test_recipes_of_this_repository() -> None:
     voc = recipe("concepts/voc_squeezenet")
     assert (voc.layer, voc.sae.latents, voc.features.store) == ("features.11", 1024, "datasets/features/voc-squeezenet")
-    assert recipe("concepts/scenes_multi").network == "runs/scenes-multi-bcos-energy"
+    assert recipe("concepts/scenes_multi").network == "runs/scenes-multi-bcosified-energy"
     assert recipe("tiny/scenes_concepts").features.store == "runs/tiny-features"
