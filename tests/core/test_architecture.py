@@ -35,6 +35,18 @@ FORBIDDEN = {
     "classify/": ("raytrain_xai.data", "raytrain_xai.guidance", "raytrain_xai.runners", "raytrain_xai.cli"),
     "guidance/": ("raytrain_xai.runners", "raytrain_xai.cli", "raytrain_xai.report", "raytrain_xai.checkpoint"),
     "data/": ("raytrain_xai.runners", "raytrain_xai.cli", "raytrain_xai.report", "raytrain_xai.models"),
+    "concepts/": (
+        "raytrain_xai.data",
+        "raytrain_xai.runners",
+        "raytrain_xai.cli",
+        "raytrain_xai.report",
+        "raytrain_xai.config",
+        "raytrain_xai.storage",
+        "raytrain_xai.concept_",
+        "raytrain_xai.feature_",
+        "pyarrow",
+        "pydantic",
+    ),
     "localisation/": ("raytrain_xai.runners", "raytrain_xai.cli", "raytrain_xai.report"),
     "report/": ("raytrain_xai.runners", "raytrain_xai.cli"),
     "runners/": ("raytrain_xai.cli",),
@@ -79,7 +91,7 @@ def test_no_pickle_anywhere() -> None:
 def test_core_imports_without_ray_or_torchvision() -> None:
     """In a fresh interpreter, the core does not even touch them."""
     core = ["config", "types", "models.zoo", "attribution.attribute", "guidance.objective", "guidance.evaluate"]
-    core += ["localisation.benchmark", "concept_tracing"]
+    core += ["localisation.benchmark", "concept_tracing", "concept_deletion", "feature_source"]
     code = "import sys\n" + "".join(f"import raytrain_xai.{name}\n" for name in core)
     heavy = ["ray", "torchvision", "boto3", "mlflow", "pycocotools", "matplotlib", "captum"]
     code += f"heavy = set({heavy}) & set(sys.modules)\n"
