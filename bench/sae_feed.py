@@ -21,7 +21,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from bench.timing import Options, Result, interleave
 from raytrain_xai.data.feature_shards import FeatureStore
 from raytrain_xai.data.feature_store import FeaturePlan, claim_store, finish_store, write_shard
-from raytrain_xai.feature_source import StoredVectors
+from raytrain_xai.features.source import StoredVectors
 from raytrain_xai.storage import locate
 
 DIM, ROWS, SHARD_ROWS, BATCH = 1024, 65536, 16384, 4096

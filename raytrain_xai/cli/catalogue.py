@@ -25,8 +25,8 @@ def catalogue_command(
     to, which concepts act at the same places, and a proposed name. An interrupted catalogue goes on where it stopped;
     a complete one is not measured again, only its pages are made anew, with the names of now.
     """
-    from raytrain_xai.catalogue_tables import CONCEPTS
-    from raytrain_xai.concept_names import given_names, propose
+    from raytrain_xai.concept_runs.catalogue_tables import CONCEPTS
+    from raytrain_xai.concept_runs.names import given_names, propose
     from raytrain_xai.report.catalogue_site import write_site
     from raytrain_xai.run_folder import open_run
     from raytrain_xai.runners.catalogue import build_catalogue

@@ -11,7 +11,7 @@ from raytrain_xai.cli.crew import crew_of, crew_options
 from raytrain_xai.cli.progress import live_progress
 
 if TYPE_CHECKING:
-    from raytrain_xai.concept_scores import Scores
+    from raytrain_xai.concept_runs.scores import Scores
 
 _FEATURES_HELP = (
     'dinov2_vits14 (as published; the extra "features"), dinov2_vits14=FILE, efficientnet_lite0, NAME=WEIGHTS[@TAP] '
@@ -49,8 +49,8 @@ def c2_command(
     0 for noise, at most 1. Take a model that neither is the explained network nor taught it. Started again, an
     interrupted job goes on.
     """
-    from raytrain_xai.concept_model import load_concepts
-    from raytrain_xai.concept_scoring import ScoreJob
+    from raytrain_xai.concept_runs.model import load_concepts
+    from raytrain_xai.concept_runs.scoring import ScoreJob
     from raytrain_xai.report.consistency import INDEX, PICTURE, write_scores
     from raytrain_xai.run_folder import open_run
     from raytrain_xai.runners.score_concepts import score_concepts
@@ -87,9 +87,9 @@ def c2_files_command(folders: tuple[str, ...], features: str, upsampling: Any, o
     A folder holds id_<n>_act_<value>.jpg with the activation in the name, and id_<n>_actmap.npy or .pt (weights only)
     with the activation map. Nothing is centred and no baseline is taken off: compare the numbers with each other only.
     """
-    from raytrain_xai.c2_files import score_folder
+    from raytrain_xai.concept_runs.c2_files import score_folder
     from raytrain_xai.explain import available_device
-    from raytrain_xai.feature_models import load_feature_model
+    from raytrain_xai.features.models import load_feature_model
     from raytrain_xai.storage import locate, write_bytes
 
     model = load_feature_model(features, device=available_device())

@@ -31,8 +31,8 @@ def deletion_command(
     The network above the concept layer runs again for every deletion: the curves are exact. The logit of the class
     that is predicted with all concepts is followed; a lower area under its curve is a better order.
     """
-    from raytrain_xai.concept_deletion import DeletionPlan, study_deletion
-    from raytrain_xai.concept_model import load_concepts
+    from raytrain_xai.concept_runs.deletion import DeletionPlan, study_deletion
+    from raytrain_xai.concept_runs.model import load_concepts
     from raytrain_xai.explain import available_device
     from raytrain_xai.report.deletion import INDEX, PICTURE, write_deletion
     from raytrain_xai.storage import locate

@@ -23,7 +23,7 @@ def import_command(
     trace, catalogue and the other commands take it like one that was trained here. What the layer keeps of some
     validation images is printed: nearly nothing means that it belongs to another layer or network.
     """
-    from raytrain_xai.concept_import import import_concepts
+    from raytrain_xai.concept_runs.importing import import_concepts
     from raytrain_xai.config import parse_concept_config
 
     config = parse_concept_config({

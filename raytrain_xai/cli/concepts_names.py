@@ -20,7 +20,7 @@ def names_command(run: str, changes: tuple[str, ...], query: str) -> None:
     from rich.table import Table
 
     from raytrain_xai.cli.tables import echo_table
-    from raytrain_xai.concept_names import given_names, read_names, rename
+    from raytrain_xai.concept_runs.names import given_names, read_names, rename
     from raytrain_xai.config import parse_concept_config
     from raytrain_xai.run_folder import CONFIG, open_run, read_config
 

@@ -32,7 +32,7 @@ def trace_command(
     Every logit is the sum of what the concepts contribute and of a bias, every concept is traced to the pixels.
     Nothing is written when a file is not a whole picture; every such file is listed.
     """
-    from raytrain_xai.concept_tracing import ConceptTracer
+    from raytrain_xai.concept_runs.tracing import ConceptTracer
     from raytrain_xai.explain import available_device
     from raytrain_xai.report.explanation_files import collect_images
     from raytrain_xai.report.trace_files import INDEX, PAGE, write_traces

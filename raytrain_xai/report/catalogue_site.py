@@ -17,9 +17,9 @@ import pyarrow as pa
 from PIL import Image
 
 from raytrain_xai import __version__
-from raytrain_xai.catalogue_files import Catalogue
-from raytrain_xai.catalogue_tables import CONCEPTS, EXAMPLES, IMAGES, PARTNERS
-from raytrain_xai.concept_catalogue import MAP_PX
+from raytrain_xai.concept_runs.catalogue import MAP_PX
+from raytrain_xai.concept_runs.catalogue_files import Catalogue
+from raytrain_xai.concept_runs.catalogue_tables import CONCEPTS, EXAMPLES, IMAGES, PARTNERS
 from raytrain_xai.storage import write_files
 
 PAGE = "index.html"

@@ -10,8 +10,8 @@ from typing import Any
 
 import torch
 
-from raytrain_xai.concept_scores import Scores, SourceScore
-from raytrain_xai.concept_scoring import OURS, ScoreJob
+from raytrain_xai.concept_runs.scores import Scores, SourceScore
+from raytrain_xai.concept_runs.scoring import OURS, ScoreJob
 from raytrain_xai.concepts.c2 import MIN_COUNTED
 from raytrain_xai.report.curves import Distribution, distribution_chart
 from raytrain_xai.storage import Location, write_bytes

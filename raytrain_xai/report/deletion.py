@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from raytrain_xai.concept_deletion import DeletionStudy
+from raytrain_xai.concept_runs.deletion import DeletionStudy
 from raytrain_xai.concepts.deletion import DeletionCurve
 from raytrain_xai.report.curves import step_chart
 from raytrain_xai.storage import Location, write_bytes

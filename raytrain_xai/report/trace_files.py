@@ -9,8 +9,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from raytrain_xai.concept_traces import ClassTrace, Origins, PixelTrace, Rest, Share, Trace
-from raytrain_xai.concept_tracing import ConceptTracer
+from raytrain_xai.concept_runs.traces import ClassTrace, Origins, PixelTrace, Rest, Share, Trace
+from raytrain_xai.concept_runs.tracing import ConceptTracer
 from raytrain_xai.errors import ConfigError
 from raytrain_xai.report.explanation_files import check_output, read_picture
 from raytrain_xai.report.trace_page import ImageView, image_view, render_traces

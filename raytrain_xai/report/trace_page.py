@@ -11,8 +11,8 @@ import torch
 from PIL import Image
 
 from raytrain_xai import __version__
-from raytrain_xai.concept_model import ConceptModel
-from raytrain_xai.concept_traces import ClassTrace, Origins, PixelTrace, Rest, Share, Trace
+from raytrain_xai.concept_runs.model import ConceptModel
+from raytrain_xai.concept_runs.traces import ClassTrace, Origins, PixelTrace, Rest, Share, Trace
 from raytrain_xai.report.overlay import data_uri, on_white, overlay_heatmap, to_picture
 
 _LARGE_PX, _TILE_PX, _SMALL_PX = 336, 176, 96  # longer side of a photograph, of a concept and of one it is made of

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL.Image import Image
 
-from raytrain_xai.concept_tracing import ConceptTracer
+from raytrain_xai.concept_runs.tracing import ConceptTracer
 from raytrain_xai.data.dataset import StoredSplit
 from raytrain_xai.data.loader import load_samples
 from raytrain_xai.errors import DataError
@@ -44,7 +44,7 @@ def build_trace_section(
         num_images: see :func:`raytrain_xai.report.selection.choose_images`.
         num_concepts: shown one by one.
     Raises:
-        ConfigError, CheckpointError: see :func:`~raytrain_xai.concept_model.load_concepts`.
+        ConfigError, CheckpointError: see :func:`~raytrain_xai.concept_runs.model.load_concepts`.
         DataError: the data set cannot be read, has other classes, or no labelled image.
     """
     tracer = ConceptTracer.load(runs, device=available_device())

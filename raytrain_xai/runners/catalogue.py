@@ -15,7 +15,8 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
-from raytrain_xai.catalogue_files import (
+from raytrain_xai.concept_runs.catalogue import CatalogueSource
+from raytrain_xai.concept_runs.catalogue_files import (
     INDEX,
     Catalogue,
     Subject,
@@ -27,7 +28,7 @@ from raytrain_xai.catalogue_files import (
     write_state,
     write_table,
 )
-from raytrain_xai.catalogue_tables import (
+from raytrain_xai.concept_runs.catalogue_tables import (
     CONCEPTS,
     EXAMPLES,
     IMAGES,
@@ -38,8 +39,7 @@ from raytrain_xai.catalogue_tables import (
     image_rows,
     rows_of,
 )
-from raytrain_xai.concept_catalogue import CatalogueSource
-from raytrain_xai.concept_model import ConceptModel, load_concepts, network_fingerprint
+from raytrain_xai.concept_runs.model import ConceptModel, load_concepts, network_fingerprint
 from raytrain_xai.concepts.catalogue import CatalogueState, unpack_top
 from raytrain_xai.concepts.statistics import concept_statistics, partners, totals
 from raytrain_xai.data.dataset import StoredSplit, open_dataset

@@ -14,14 +14,14 @@ from pathlib import Path
 import torch
 
 from raytrain_xai.concept_config import BatchTopKSection, ConceptRunConfig, TopKSection
-from raytrain_xai.concept_model import NETWORK
-from raytrain_xai.concept_network import AdoptedNetwork, adopt_network, store_network, stored_network
+from raytrain_xai.concept_runs.model import NETWORK
+from raytrain_xai.concept_runs.network import AdoptedNetwork, adopt_network, store_network, stored_network
 from raytrain_xai.data.dataset import open_dataset
 from raytrain_xai.data.feature_store import FeaturePlan, check_place, is_finished
 from raytrain_xai.errors import ConfigError, DataError
 from raytrain_xai.evaluation import check_classes
-from raytrain_xai.feature_plan import plan_features
-from raytrain_xai.feature_reservoir import check_workers
+from raytrain_xai.features.plan import plan_features
+from raytrain_xai.features.reservoir import check_workers
 from raytrain_xai.models.weights import is_named
 from raytrain_xai.models.zoo import MODEL_NAMES
 from raytrain_xai.run_folder import CONFIG, METRICS, read_json, run_location

@@ -15,8 +15,8 @@ from torch import Tensor
 
 from raytrain_xai.checkpoint import Checkpoint, checkpoint_name, read_checkpoint
 from raytrain_xai.concept_config import ConceptRunConfig
-from raytrain_xai.concept_model import NETWORK, build_sae, concept_state, restore_sae
-from raytrain_xai.concept_network import AdoptedNetwork, stored_network
+from raytrain_xai.concept_runs.model import NETWORK, build_sae, concept_state, restore_sae
+from raytrain_xai.concept_runs.network import AdoptedNetwork, stored_network
 from raytrain_xai.concepts.fidelity import FidelitySums, fidelity_sums, summarise_fidelity
 from raytrain_xai.concepts.layer import ConceptLayer, with_concepts
 from raytrain_xai.concepts.sae import SparseAutoencoder
@@ -26,7 +26,7 @@ from raytrain_xai.concepts.usage import LatentUsage
 from raytrain_xai.concepts.workers import ALONE, Workers
 from raytrain_xai.data.dataset import DatasetInfo, open_dataset
 from raytrain_xai.data.loader import evaluation_batches
-from raytrain_xai.feature_source import VectorSource, open_vectors
+from raytrain_xai.features.source import VectorSource, open_vectors
 from raytrain_xai.guidance.evaluate import EvaluationState, evaluate, summarise
 from raytrain_xai.optimizer_state import load_optimizer_tensors, optimizer_tensors
 from raytrain_xai.run_folder import CHECKPOINTS, run_location

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from raytrain_xai.concept_config import ConceptRunConfig
-from raytrain_xai.concept_network import adopt_network, check_layer
+from raytrain_xai.concept_runs.network import adopt_network, check_layer
 from raytrain_xai.data.feature_store import (
     SHARDS,
     FeatureManifest,
@@ -31,8 +31,8 @@ from raytrain_xai.data.feature_store import (
     written_shards,
 )
 from raytrain_xai.errors import ConfigError, DataError, RunError
-from raytrain_xai.feature_extraction import Extraction, open_extraction
-from raytrain_xai.feature_plan import image_order, largest_per_image, plan_features
+from raytrain_xai.features.extraction import Extraction, open_extraction
+from raytrain_xai.features.plan import image_order, largest_per_image, plan_features
 from raytrain_xai.runners.job import Launch
 from raytrain_xai.runners.tasks import Crew, Result, run_tasks
 from raytrain_xai.runners.tracking import Publish

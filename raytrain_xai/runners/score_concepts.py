@@ -15,9 +15,9 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from raytrain_xai import __version__
-from raytrain_xai.concept_model import ConceptModel, load_concepts, network_fingerprint
-from raytrain_xai.concept_scores import Scores, SourceScore
-from raytrain_xai.concept_scoring import (
+from raytrain_xai.concept_runs.model import ConceptModel, load_concepts, network_fingerprint
+from raytrain_xai.concept_runs.scores import Scores, SourceScore
+from raytrain_xai.concept_runs.scoring import (
     NUM_RANDOM,
     RANDOM,
     Part,
@@ -27,11 +27,11 @@ from raytrain_xai.concept_scoring import (
     fit_baselines,
     sources_of,
 )
-from raytrain_xai.concept_sources import Factors
+from raytrain_xai.concept_runs.sources import Factors
 from raytrain_xai.concepts.c2 import ConsistencySums, Presences, StrongestImages
 from raytrain_xai.data.dataset import open_dataset
 from raytrain_xai.errors import DataError
-from raytrain_xai.feature_models import load_feature_model, split_address
+from raytrain_xai.features.models import load_feature_model, split_address
 from raytrain_xai.runners.cluster import connected
 from raytrain_xai.runners.preflight import absolute
 from raytrain_xai.runners.tasks import Crew, run_tasks
@@ -99,8 +99,8 @@ def score_concepts(job: ScoreJob, crew: Crew, folder: Location, show: Publish) -
         show: see :func:`~raytrain_xai.runners.tasks.run_tasks`; images are counted in both passes, the time
             left is that of the pass.
     Raises:
-        ConfigError, CheckpointError, DataError: see :func:`~raytrain_xai.concept_scoring.check_job`, ``load_concepts``,
-            ``fit_baselines`` and ``load_feature_model``; all before anything is written.
+        ConfigError, CheckpointError, DataError: see ``check_job``, ``load_concepts``, ``fit_baselines`` and
+            ``load_feature_model``; all before anything is written.
         RunError: see ``run_tasks``.
     """
     before, address, after = split_address(job.features)

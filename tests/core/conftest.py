@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from raytrain_xai.checkpoint import Checkpoint, write_checkpoint
-from raytrain_xai.concept_model import build_sae, concept_state
-from raytrain_xai.concept_network import adopt_network, store_network
+from raytrain_xai.concept_runs.model import build_sae, concept_state
+from raytrain_xai.concept_runs.network import adopt_network, store_network
 from raytrain_xai.concepts.layer import to_vectors
 from raytrain_xai.config import RunConfig, parse_concept_config, parse_config
 from raytrain_xai.data.dataset import open_dataset

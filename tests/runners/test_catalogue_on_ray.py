@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from raytrain_xai.checkpoint import Checkpoint, write_checkpoint
-from raytrain_xai.concept_model import build_sae, concept_state
-from raytrain_xai.concept_network import adopt_network, store_network
+from raytrain_xai.concept_runs.model import build_sae, concept_state
+from raytrain_xai.concept_runs.network import adopt_network, store_network
 from raytrain_xai.config import parse_concept_config
 from raytrain_xai.run_folder import write_config, write_json
 from raytrain_xai.runners import catalogue as module

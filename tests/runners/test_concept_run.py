@@ -12,7 +12,7 @@ import torch
 
 from raytrain_xai.checkpoint import complete_steps, read_checkpoint_of
 from raytrain_xai.concept_config import ConceptRunConfig
-from raytrain_xai.concept_model import load_concepts
+from raytrain_xai.concept_runs.model import load_concepts
 from raytrain_xai.concepts.layer import with_concepts
 from raytrain_xai.config import parse_concept_config
 from raytrain_xai.data.dataset import open_dataset

@@ -12,16 +12,16 @@ import pytest
 import torch
 from click.testing import CliRunner
 
-from raytrain_xai import feature_plan
 from raytrain_xai.cli.main import cli
 from raytrain_xai.concept_config import ConceptRunConfig
-from raytrain_xai.concept_network import adopt_network
+from raytrain_xai.concept_runs.network import adopt_network
 from raytrain_xai.concepts.positions import sampled_vectors
 from raytrain_xai.config import dump_config, parse_concept_config
 from raytrain_xai.data.feature_shards import FeatureStore, Segment
 from raytrain_xai.data.loader import load_samples
 from raytrain_xai.errors import ConfigError, DataError, RunError
-from raytrain_xai.feature_source import open_vectors
+from raytrain_xai.features import plan as feature_plan
+from raytrain_xai.features.source import open_vectors
 from raytrain_xai.runners import export_features as module
 from raytrain_xai.runners.export_features import export_features
 from raytrain_xai.runners.job import Launch

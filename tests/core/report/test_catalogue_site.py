@@ -13,8 +13,8 @@ import pyarrow as pa
 import pytest
 from PIL import Image
 
-from raytrain_xai.catalogue_files import Catalogue, Subject, read_catalogue, write_index, write_table
-from raytrain_xai.catalogue_tables import SCHEMAS
+from raytrain_xai.concept_runs.catalogue_files import Catalogue, Subject, read_catalogue, write_index, write_table
+from raytrain_xai.concept_runs.catalogue_tables import SCHEMAS
 from raytrain_xai.report.catalogue_site import decode_map, map_strip, write_site
 from raytrain_xai.storage import locate, read_bytes
 

@@ -14,8 +14,8 @@ from click.testing import CliRunner, Result
 from PIL import Image
 
 from raytrain_xai.cli.trace import trace_command
-from raytrain_xai.concept_traces import ClassTrace, PixelTrace, Rest, Share, Trace, TracedConcept
-from raytrain_xai.concept_tracing import BRANCHES, ConceptTracer
+from raytrain_xai.concept_runs.traces import ClassTrace, PixelTrace, Rest, Share, Trace, TracedConcept
+from raytrain_xai.concept_runs.tracing import BRANCHES, ConceptTracer
 from raytrain_xai.errors import CheckpointError, ConfigError, DataError
 from raytrain_xai.report.trace_files import INDEX, PAGE, write_traces
 from raytrain_xai.report.trace_page import image_view, waterfall

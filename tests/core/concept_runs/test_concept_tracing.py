@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from raytrain_xai.concept_model import ConceptModel
-from raytrain_xai.concept_traces import ClassTrace, TracedConcept
-from raytrain_xai.concept_tracing import BRANCHES, ConceptTracer
+from raytrain_xai.concept_runs.model import ConceptModel
+from raytrain_xai.concept_runs.traces import ClassTrace, TracedConcept
+from raytrain_xai.concept_runs.tracing import BRANCHES, ConceptTracer
 from raytrain_xai.concepts.layer import ConceptLayer
 from raytrain_xai.concepts.sae import TopKSae
 from raytrain_xai.concepts.trace import activations, concept_pass, contributions, cross_layer, places_of

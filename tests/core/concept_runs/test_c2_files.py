@@ -12,10 +12,10 @@ from click.testing import CliRunner
 from PIL import Image
 from torch.nn.functional import cosine_similarity, interpolate
 
-from raytrain_xai.c2_files import score_folder
 from raytrain_xai.cli.concepts_c2 import c2_files_command
+from raytrain_xai.concept_runs.c2_files import score_folder
 from raytrain_xai.errors import CheckpointError, DataError
-from raytrain_xai.feature_models import load_feature_model
+from raytrain_xai.features.models import load_feature_model
 from raytrain_xai.models.zoo import build_network
 
 MODEL = "squeezenet1_1=imagenet@Mid1"

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from raytrain_xai.checkpoint import load_network, read_checkpoint_of
 from raytrain_xai.concept_config import ConceptRunConfig
-from raytrain_xai.concept_names import read_names
+from raytrain_xai.concept_runs.names import read_names
 from raytrain_xai.concepts.layer import ConceptLayer
 from raytrain_xai.concepts.sae import BatchTopKSae, JumpReluSae, ReluSae, SparseAutoencoder, TopKSae
 from raytrain_xai.config import parse_concept_config

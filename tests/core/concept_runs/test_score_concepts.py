@@ -14,14 +14,14 @@ from torch import Tensor
 from torch.nn.functional import cosine_similarity, interpolate
 
 from raytrain_xai.cli.concepts_c2 import c2_command
-from raytrain_xai.concept_model import load_concepts
-from raytrain_xai.concept_scores import Scores, SourceScore
-from raytrain_xai.concept_scoring import ScoreJob
+from raytrain_xai.concept_runs.model import load_concepts
+from raytrain_xai.concept_runs.scores import Scores, SourceScore
+from raytrain_xai.concept_runs.scoring import ScoreJob
 from raytrain_xai.concepts.c2 import random_maps
 from raytrain_xai.concepts.trace import activations, concept_maps, concept_pass
 from raytrain_xai.data.loader import load_samples
 from raytrain_xai.errors import CheckpointError, ConfigError, DataError
-from raytrain_xai.feature_models import load_feature_model
+from raytrain_xai.features.models import load_feature_model
 from raytrain_xai.report.consistency import score_index, write_scores
 from raytrain_xai.runners import score_concepts as module
 from raytrain_xai.runners.score_concepts import score_concepts
@@ -243,6 +243,6 @@ def test_features_that_are_not_finite_end_the_job(
         def __call__(self, images: Tensor | None, ids: list[str]) -> Tensor:  # noqa: ARG002
             return torch.full((len(ids), 2, 2, 2), float("nan"))
 
-    monkeypatch.setattr("raytrain_xai.concept_scoring.load_feature_model", lambda *_, **__: Broken())
+    monkeypatch.setattr("raytrain_xai.concept_runs.scoring.load_feature_model", lambda *_, **__: Broken())
     with pytest.raises(CheckpointError, match="broken gives features that are not finite"):
         run(concept_runs, objects, tmp_path)

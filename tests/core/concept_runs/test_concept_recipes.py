@@ -9,12 +9,12 @@ import pytest
 from raytrain_xai.concept_config import ConceptRunConfig, TopKSection
 from raytrain_xai.concepts.positions import positions_per_image
 from raytrain_xai.config import load_job
-from raytrain_xai.feature_plan import tap_shape
+from raytrain_xai.features.plan import tap_shape
 from raytrain_xai.models.network import Network
 from raytrain_xai.models.weights import is_named
 from raytrain_xai.models.zoo import build_network
 
-CONFIGS = Path(__file__).resolve().parents[2] / "configs"
+CONFIGS = Path(__file__).resolve().parents[3] / "configs"
 IMAGENET = 1_281_167  # training images
 
 # Parchami-Araghi et al., NeurIPS 2025: channels, side of the map, vectors of an image, latents, active ones, rate.

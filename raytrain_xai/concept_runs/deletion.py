@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from raytrain_xai.concept_model import ConceptModel
+from raytrain_xai.concept_runs.model import ConceptModel
 from raytrain_xai.concepts.deletion import DeletionCurve, deletion_curve, deletion_grid
 from raytrain_xai.concepts.importance import MEASURES, importance
 from raytrain_xai.concepts.trace import activations, concept_pass

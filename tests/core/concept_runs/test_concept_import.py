@@ -11,8 +11,8 @@ from click.testing import CliRunner
 from conftest import MakeRun
 
 from raytrain_xai.cli.concepts import concepts_group
-from raytrain_xai.concept_import import channels_of_taps, import_concepts
-from raytrain_xai.concept_model import load_concepts
+from raytrain_xai.concept_runs.importing import channels_of_taps, import_concepts
+from raytrain_xai.concept_runs.model import load_concepts
 from raytrain_xai.config import parse_concept_config
 from raytrain_xai.errors import CheckpointError, ConfigError
 from raytrain_xai.models.convert import convert_concept_layer

@@ -10,14 +10,14 @@ import torch
 from torch import Tensor
 
 from raytrain_xai.concept_config import ConceptRunConfig
-from raytrain_xai.concept_network import AdoptedNetwork
+from raytrain_xai.concept_runs.network import AdoptedNetwork
 from raytrain_xai.concepts.positions import Sampling, sampled_vectors
 from raytrain_xai.data.batches import PlannedBatches
 from raytrain_xai.data.dataset import StoredSplit
 from raytrain_xai.data.loader import Batches
 from raytrain_xai.data.sampling import full_plan
 from raytrain_xai.errors import DataError
-from raytrain_xai.feature_plan import seen_images
+from raytrain_xai.features.plan import seen_images
 from raytrain_xai.models.network import Network
 
 

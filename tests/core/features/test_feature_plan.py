@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from raytrain_xai.data.feature_store import FeaturePlan
-from raytrain_xai.feature_plan import image_order, largest_per_image
+from raytrain_xai.features.plan import image_order, largest_per_image
 
 IMAGENET = FeaturePlan(
     tap="layer3", dim=1024, size=(14, 14), per_image=36, sampling="contribution", seed=512, network_name="n",

@@ -1,7 +1,6 @@
 """One concept layer over one data set: what a worker measures, and what becomes of all parts together.
 
-No files: :mod:`raytrain_xai.catalogue_files` stores what is made here, :mod:`raytrain_xai.runners.catalogue` shares it
-out.
+No files: :mod:`.catalogue_files` stores what is made here, :mod:`raytrain_xai.runners.catalogue` shares it out.
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from raytrain_xai.concept_model import ConceptModel
+from raytrain_xai.concept_runs.model import ConceptModel
 from raytrain_xai.concepts.catalogue import CatalogueState, observe
 from raytrain_xai.concepts.statistics import spatial_size
 from raytrain_xai.concepts.trace import ConceptPass, concept_maps, concept_pass, contributions

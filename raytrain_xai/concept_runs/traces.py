@@ -1,4 +1,4 @@
-"""Faithful concept traces of images as plain data: what :mod:`raytrain_xai.concept_tracing` returns."""
+"""Faithful concept traces of images as plain data: what :mod:`raytrain_xai.concept_runs.tracing` returns."""
 
 from __future__ import annotations
 

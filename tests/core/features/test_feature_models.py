@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from raytrain_xai.data.transforms import centre_image
 from raytrain_xai.errors import CheckpointError, ConfigError, DataError
-from raytrain_xai.feature_models import efficientnet_keys, load_feature_model, split_address
+from raytrain_xai.features.models import efficientnet_keys, load_feature_model, split_address
 from raytrain_xai.models.zoo import build_network
 
 

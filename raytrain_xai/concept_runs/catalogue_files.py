@@ -20,7 +20,7 @@ import torch
 from safetensors.torch import load, save
 from torch import Tensor
 
-from raytrain_xai.catalogue_tables import SCHEMAS, rows_of
+from raytrain_xai.concept_runs.catalogue_tables import SCHEMAS, rows_of
 from raytrain_xai.concepts.catalogue import CatalogueState
 from raytrain_xai.errors import ConfigError, DataError
 from raytrain_xai.storage import Location, exists, open_file, read_bytes, write_bytes

@@ -20,7 +20,7 @@ from raytrain_xai.concepts.weighted_features import Upsampling, weighted_feature
 from raytrain_xai.data.decode import decode_rgb
 from raytrain_xai.data.transforms import centre_image
 from raytrain_xai.errors import DataError
-from raytrain_xai.feature_models import FeatureModel, read_array
+from raytrain_xai.features.models import FeatureModel, read_array
 from raytrain_xai.models.weight_files import parse_torch
 from raytrain_xai.storage import Location, list_names, locate, read_bytes
 

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from raytrain_xai.concept_catalogue import CatalogueSource, Examples
+from raytrain_xai.concept_runs.catalogue import CatalogueSource, Examples
 from raytrain_xai.concepts.catalogue import CatalogueState
 from raytrain_xai.concepts.proposals import propose_names
 from raytrain_xai.concepts.statistics import ConceptStatistics

@@ -9,8 +9,8 @@ import numpy as np
 import torch
 
 from raytrain_xai.concept_config import ConceptRunConfig
-from raytrain_xai.concept_model import network_fingerprint
-from raytrain_xai.concept_network import AdoptedNetwork
+from raytrain_xai.concept_runs.model import network_fingerprint
+from raytrain_xai.concept_runs.network import AdoptedNetwork
 from raytrain_xai.concepts.positions import positions_per_image
 from raytrain_xai.data.dataset import open_dataset
 from raytrain_xai.data.feature_store import FeaturePlan

@@ -10,8 +10,8 @@ import torch
 from click.testing import CliRunner
 
 from raytrain_xai.cli.main import cli
-from raytrain_xai.concept_deletion import DeletionPlan, study_deletion
-from raytrain_xai.concept_model import load_concepts
+from raytrain_xai.concept_runs.deletion import DeletionPlan, study_deletion
+from raytrain_xai.concept_runs.model import load_concepts
 from raytrain_xai.concepts.trace import activations, concept_pass, contributions
 from raytrain_xai.data.loader import load_samples
 from raytrain_xai.errors import ConfigError, DataError

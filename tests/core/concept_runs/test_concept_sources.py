@@ -12,7 +12,7 @@ from sklearn.decomposition import PCA
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from raytrain_xai.concept_sources import Channels, LayerConcepts, TapView, fit_factors, view_at
+from raytrain_xai.concept_runs.sources import Channels, LayerConcepts, TapView, fit_factors, view_at
 from raytrain_xai.concepts.layer import ConceptLayer, to_vectors
 from raytrain_xai.concepts.sae import TopKSae
 from raytrain_xai.concepts.trace import activations, concept_maps, concept_pass

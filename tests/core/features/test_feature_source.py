@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from raytrain_xai.concept_config import ConceptRunConfig
-from raytrain_xai.concept_network import AdoptedNetwork
+from raytrain_xai.concept_runs.network import AdoptedNetwork
 from raytrain_xai.config import parse_concept_config, parse_config
 from raytrain_xai.data.dataset import open_dataset
 from raytrain_xai.data.feature_shards import FeatureStore
@@ -21,8 +21,8 @@ from raytrain_xai.data.loader import load_samples
 from raytrain_xai.data.prepare import prepare
 from raytrain_xai.data.sources import read_source
 from raytrain_xai.errors import ConfigError, DataError
-from raytrain_xai.feature_plan import plan_features
-from raytrain_xai.feature_source import StoredVectors, VectorSource, open_vectors
+from raytrain_xai.features.plan import plan_features
+from raytrain_xai.features.source import StoredVectors, VectorSource, open_vectors
 from raytrain_xai.models.zoo import build_network
 from raytrain_xai.storage import locate
 

@@ -9,8 +9,8 @@ from torch import nn
 
 from raytrain_xai.checkpoint import Checkpoint, write_checkpoint
 from raytrain_xai.concept_config import ConceptRunConfig, TopKSection
-from raytrain_xai.concept_model import NETWORK, build_sae, concept_state
-from raytrain_xai.concept_network import AdoptedNetwork, adopt_network, store_network
+from raytrain_xai.concept_runs.model import NETWORK, build_sae, concept_state
+from raytrain_xai.concept_runs.network import AdoptedNetwork, adopt_network, store_network
 from raytrain_xai.concepts.fidelity import FidelitySums, fidelity_sums, summarise_fidelity
 from raytrain_xai.concepts.layer import ConceptLayer
 from raytrain_xai.concepts.sae import SparseAutoencoder

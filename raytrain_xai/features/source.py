@@ -12,12 +12,12 @@ import torch
 from torch import Tensor
 
 from raytrain_xai.concept_config import ConceptRunConfig
-from raytrain_xai.concept_network import AdoptedNetwork
+from raytrain_xai.concept_runs.network import AdoptedNetwork
 from raytrain_xai.data.feature_shards import FeatureStore, Segment
 from raytrain_xai.data.feature_store import check_plan
 from raytrain_xai.errors import ConfigError
-from raytrain_xai.feature_plan import plan_features
-from raytrain_xai.feature_reservoir import ReservoirVectors
+from raytrain_xai.features.plan import plan_features
+from raytrain_xai.features.reservoir import ReservoirVectors
 from raytrain_xai.storage import locate
 
 _BLOCK_SHARE = 64  # a batch mixes rows from this many places, or more

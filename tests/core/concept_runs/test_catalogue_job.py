@@ -15,10 +15,10 @@ import torch
 from click.testing import CliRunner
 from PIL import Image
 
-from raytrain_xai.catalogue_files import Catalogue, read_catalogue
 from raytrain_xai.cli.main import cli
-from raytrain_xai.concept_model import load_concepts
-from raytrain_xai.concept_names import read_names
+from raytrain_xai.concept_runs.catalogue_files import Catalogue, read_catalogue
+from raytrain_xai.concept_runs.model import load_concepts
+from raytrain_xai.concept_runs.names import read_names
 from raytrain_xai.concepts.trace import activations, concept_maps, concept_pass, contributions
 from raytrain_xai.data.loader import load_samples
 from raytrain_xai.errors import CheckpointError, ConfigError, DataError

@@ -20,12 +20,12 @@ import torch
 from torch import Tensor
 
 from raytrain_xai.concept_config import ConceptRunConfig
-from raytrain_xai.concept_network import AdoptedNetwork
+from raytrain_xai.concept_runs.network import AdoptedNetwork
 from raytrain_xai.concepts.positions import positions_per_image
 from raytrain_xai.draws import uniform
 from raytrain_xai.errors import ConfigError
-from raytrain_xai.feature_extraction import open_extraction
-from raytrain_xai.feature_plan import image_order, tap_shape
+from raytrain_xai.features.extraction import open_extraction
+from raytrain_xai.features.plan import image_order, tap_shape
 
 _LANES = 960  # 2^6 · 3 · 5: what most batch sizes and numbers of workers divide
 _LEAST_PER_LANE = 16  # images of an epoch; the rest of a division is left out, at most 1/16 of the images
@@ -34,7 +34,7 @@ _SHUFFLE = 0xE5E  # tag of this stream of random numbers
 
 
 class ReservoirVectors:
-    """A :class:`~raytrain_xai.feature_source.VectorSource` fed by the network."""
+    """A :class:`~raytrain_xai.features.source.VectorSource` fed by the network."""
 
     def __init__(self, config: ConceptRunConfig, adopted: AdoptedNetwork, *, rank: int, world_size: int) -> None:
         """
@@ -67,12 +67,12 @@ class ReservoirVectors:
 
     @property
     def dim(self) -> int:
-        """See :class:`~raytrain_xai.feature_source.VectorSource`."""
+        """See :class:`~raytrain_xai.features.source.VectorSource`."""
         return self._dim
 
     @property
     def num_vectors(self) -> int:
-        """See :class:`~raytrain_xai.feature_source.VectorSource`."""
+        """See :class:`~raytrain_xai.features.source.VectorSource`."""
         return self._lane_images * self._lanes * self._per_image
 
     @property
@@ -81,7 +81,7 @@ class ReservoirVectors:
         return self._scale
 
     def epoch(self, epoch: int, start_step: int = 0) -> Iterator[Tensor]:
-        """See :class:`~raytrain_xai.feature_source.VectorSource`."""
+        """See :class:`~raytrain_xai.features.source.VectorSource`."""
         order = image_order(self._shard_rows, self._seed, epoch)
         quota = self._batch_size // self._lanes  # vectors of a lane in a batch
         first, skipped = divmod(start_step * quota, self._fill_images * self._per_image)

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from raytrain_xai.concept_config import ConceptRunConfig
-from raytrain_xai.concept_model import ConceptModel, load_concepts, network_fingerprint
-from raytrain_xai.concept_network import adopt_network
+from raytrain_xai.concept_runs.model import ConceptModel, load_concepts, network_fingerprint
+from raytrain_xai.concept_runs.network import adopt_network
 from raytrain_xai.concepts.layer import with_concepts
 from raytrain_xai.config import parse_concept_config, parse_config, parse_job
 from raytrain_xai.data.loader import load_samples

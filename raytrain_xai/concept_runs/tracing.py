@@ -15,8 +15,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from raytrain_xai.concept_model import ConceptModel, load_concepts
-from raytrain_xai.concept_traces import ClassTrace, Origins, PixelTrace, Rest, Share, Trace, TracedConcept
+from raytrain_xai.concept_runs.model import ConceptModel, load_concepts
+from raytrain_xai.concept_runs.traces import ClassTrace, Origins, PixelTrace, Rest, Share, Trace, TracedConcept
 from raytrain_xai.concepts.code import SparseCode, sum_per_latent
 from raytrain_xai.concepts.pixels import PixelTraces, pixel_traces
 from raytrain_xai.concepts.ranking import concepts_for_share, is_among, strongest
@@ -43,7 +43,7 @@ class ConceptTracer:
         """One concept run, or several of one network at different layers; local or s3://.
 
         Raises:
-            ConfigError, CheckpointError: see :func:`~raytrain_xai.concept_model.load_concepts`.
+            ConfigError, CheckpointError: see :func:`~raytrain_xai.concept_runs.model.load_concepts`.
         """
         return cls(load_concepts(runs, device=device))
 

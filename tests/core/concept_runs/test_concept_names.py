@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from raytrain_xai.concept_names import given_names, propose, read_names, rename
+from raytrain_xai.concept_runs.names import given_names, propose, read_names, rename
 from raytrain_xai.errors import CheckpointError, ConfigError
 from raytrain_xai.storage import locate
 

@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from raytrain_xai import feature_plan
 from raytrain_xai.concept_config import ConceptRunConfig
-from raytrain_xai.concept_network import adopt_network
+from raytrain_xai.concept_runs.network import adopt_network
 from raytrain_xai.config import parse_concept_config
 from raytrain_xai.data.feature_shards import FeatureStore
 from raytrain_xai.errors import DataError
-from raytrain_xai.feature_source import VectorSource, open_vectors
+from raytrain_xai.features import plan as feature_plan
+from raytrain_xai.features.source import VectorSource, open_vectors
 from raytrain_xai.runners.export_features import export_features
 from raytrain_xai.runners.job import Launch
 from raytrain_xai.storage import locate, read_bytes, write_bytes

@@ -19,8 +19,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from raytrain_xai.concept_model import ConceptModel, load_concepts
-from raytrain_xai.concept_sources import (
+from raytrain_xai.concept_runs.model import ConceptModel, load_concepts
+from raytrain_xai.concept_runs.sources import (
     Baseline,
     Channels,
     ConceptSource,
@@ -39,7 +39,7 @@ from raytrain_xai.data.loader import load_samples
 from raytrain_xai.data.sampling import full_plan
 from raytrain_xai.errors import CheckpointError, ConfigError, DataError
 from raytrain_xai.evaluation import check_classes
-from raytrain_xai.feature_models import FeatureModel, load_feature_model
+from raytrain_xai.features.models import FeatureModel, load_feature_model
 
 OURS = "ours"
 RANDOM = "random"
@@ -58,7 +58,7 @@ class ScoreJob:
 
     Attributes:
         run, which: concept run and its checkpoint.
-        features: see :func:`~raytrain_xai.feature_models.load_feature_model`.
+        features: see :func:`~raytrain_xai.features.models.load_feature_model`.
         data, split: images the concepts are judged by.
         upsampling: of the features, see :func:`~raytrain_xai.concepts.weighted_features.weighted_features`.
         baselines: further sets of concepts.
@@ -251,7 +251,7 @@ def fit_baselines(job: ScoreJob, model: ConceptModel, device: torch.device) -> d
 
     Raises:
         DataError: that data set is gone.
-        ConfigError: see :func:`~raytrain_xai.concept_sources.fit_factors`.
+        ConfigError: see :func:`~raytrain_xai.concept_runs.sources.fit_factors`.
     """
     wanted: list[Literal["nmf", "pca"]] = [name for name in job.baselines if name != "channels"]
     if not wanted:
