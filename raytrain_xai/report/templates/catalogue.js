@@ -15,7 +15,11 @@ const element = (tag, text, name) => {
 const named = (k) => all.name[k] || `concept ${k}`;
 const percent = (x, digits = 0) => x === null ? "–" : x > 0 && x < 0.01 && !digits ? "< 1 %" : `${(100 * x).toFixed(digits)} %`;
 const short = (x) => Number(x.toPrecision(3)).toLocaleString("en");
-const signed = (x) => x === null ? "–" : (x < 0 ? "−" : "+") + Number(Math.abs(x).toPrecision(2)).toLocaleString("en", { maximumFractionDigits: 6 });
+const signed = (x) => {
+  if (x === null) return "–";
+  if (Math.abs(x) < 1e-4) return x === 0 ? "0" : x < 0 ? "> −0.0001" : "< 0.0001";
+  return (x < 0 ? "−" : "+") + Number(Math.abs(x).toPrecision(2)).toLocaleString("en", { maximumFractionDigits: 6 });
+};
 const className = (c) => c < 0 ? "no label" : classes[c];
 
 // one image with its map: the maps of a concept are cells of one picture, each with an edge of one pixel
