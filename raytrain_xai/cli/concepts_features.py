@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import os
-
 import click
 
+from raytrain_xai.cli.crew import address_option
 from raytrain_xai.cli.progress import live_progress
 from raytrain_xai.config import load_job
 from raytrain_xai.errors import ConfigError
@@ -16,11 +15,7 @@ from raytrain_xai.errors import ConfigError
 @click.option("--layer", "layers", multiple=True, metavar="TAP", help="Default: layer of CONFIG; repeatable.")
 @click.option("--set", "overrides", multiple=True, metavar="A.B=C", help="Override one value; repeatable.")
 @click.option("--workers", type=click.IntRange(min=0), help="0 exports in this process.")
-@click.option(
-    "--address", default=lambda: "auto" if "RAY_ADDRESS" in os.environ else "local",
-    show_default="local; auto inside a Ray job", metavar="local|auto|ray://HOST:PORT|HOST:PORT",
-    help="Ray cluster that offers the workers.",
-)  # fmt: skip
+@address_option
 @click.pass_context
 def features_command(
     context: click.Context, config: str, layers: tuple[str, ...], overrides: tuple[str, ...], workers: int | None,

@@ -13,6 +13,12 @@ if TYPE_CHECKING:
 
 F = TypeVar("F", bound=Callable[..., Any])
 
+address_option = click.option(
+    "--address", default=lambda: "auto" if "RAY_ADDRESS" in os.environ else "local",
+    show_default="local; auto inside a Ray job", metavar="local|auto|ray://HOST:PORT|HOST:PORT",
+    help="Ray cluster that offers the workers.",
+)  # fmt: skip
+
 _OPTIONS = (
     click.option(
         "--workers", default=0, show_default=True, type=click.IntRange(min=0), help="0 works in this process."
@@ -20,12 +26,8 @@ _OPTIONS = (
     click.option(
         "--gpus-per-worker", type=click.FloatRange(min=0), help="Default: 1 if this machine has a GPU, else 0."
     ),
-    click.option(
-        "--address", default=lambda: "auto" if "RAY_ADDRESS" in os.environ else "local",
-        show_default="local; auto inside a Ray job", metavar="local|auto|ray://HOST:PORT|HOST:PORT",
-        help="Ray cluster that offers the workers.",
-    ),
-)  # fmt: skip
+    address_option,
+)
 
 
 def crew_options(command: F) -> F:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import click
 
+from raytrain_xai.cli.crew import address_option
 from raytrain_xai.cli.progress import live_progress
 from raytrain_xai.config import load_job
 from raytrain_xai.errors import RunError
@@ -26,13 +26,7 @@ def _options(command: Callable[..., None]) -> Callable[..., None]:
     for option in (
         click.option("--set", "overrides", multiple=True, metavar="A.B=C", help="Override one value; repeatable."),
         click.option("--workers", type=click.IntRange(min=0), help="Training workers; 0 trains in this process."),
-        click.option(
-            "--address",
-            default=lambda: "auto" if "RAY_ADDRESS" in os.environ else "local",
-            show_default="local; auto inside a Ray job",
-            metavar="local|auto|ray://HOST:PORT|HOST:PORT",
-            help="Ray cluster that offers the workers.",
-        ),
+        address_option,
     ):
         command = option(command)
     return command

@@ -11,7 +11,6 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-import jinja2
 import numpy as np
 import pyarrow as pa
 from PIL import Image
@@ -20,6 +19,7 @@ from raytrain_xai import __version__
 from raytrain_xai.concept_runs.catalogue import MAP_PX
 from raytrain_xai.concept_runs.catalogue_files import Catalogue
 from raytrain_xai.concept_runs.catalogue_tables import CONCEPTS, EXAMPLES, IMAGES, PARTNERS
+from raytrain_xai.report.pages import page_environment
 from raytrain_xai.storage import write_files
 
 PAGE = "index.html"
@@ -150,13 +150,7 @@ def decode_map(png: bytes) -> np.ndarray:
 
 
 def _page(catalogue: Catalogue) -> str:
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("raytrain_xai.report"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    environment = page_environment()
     subject, totals = catalogue.subject, catalogue.totals
     about = (
         f"{totals['alive']:,} of {subject.concepts:,} concepts at {subject.layer} contribute on {totals['images']:,} "

@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-import jinja2
-
 from raytrain_xai import __version__
 from raytrain_xai.concept_config import AnySae, JumpReluSection, ReluSection
 from raytrain_xai.errors import ConfigError
 from raytrain_xai.report.curves import Series, colour_of, frequency_chart, line_chart
+from raytrain_xai.report.pages import page_environment
 from raytrain_xai.report.runs import ConceptRecord, differences, kind_of, page_target, read_concept_runs
 from raytrain_xai.report.tables import METRICS, duration_text
 from raytrain_xai.report.trace_section import TraceSection, build_trace_section
@@ -82,10 +81,7 @@ def write_concept_report(runs: Sequence[str], out: str | None = None, *, data: s
 
 def render_concepts(runs: Sequence[ConceptRecord], traces: TraceSection | None = None) -> str:
     """The page as text; ``traces`` of the images of a single run."""
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("raytrain_xai.report"), autoescape=True, undefined=jinja2.StrictUndefined,
-        trim_blocks=True, lstrip_blocks=True,
-    )  # fmt: skip
+    environment = page_environment()
     split = "test" if all("test" in run.final for run in runs) else "val"
     return environment.get_template("concept_run.html.j2").render(
         title=runs[0].label if len(runs) == 1 else f"{len(runs)} concept runs compared",

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import jinja2
 import torch
 from PIL import Image
 from torch import Tensor
@@ -16,6 +15,7 @@ from raytrain_xai import __version__
 from raytrain_xai.localisation.benchmark import Plan, Protocol, Result, Score
 from raytrain_xai.report.curves import Box, box_chart, colour_of
 from raytrain_xai.report.overlay import data_uri, draw_boxes, overlay_heatmap, to_picture
+from raytrain_xai.report.pages import page_environment
 from raytrain_xai.storage import Location, write_bytes
 
 FORMAT_VERSION = 1
@@ -66,13 +66,7 @@ def write_localisation(
 
 def render_localisation(protocol: Protocol, results: Sequence[Measured], classes: Sequence[str], svg: str) -> str:
     """The page as text; ``svg`` is the box plot."""
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("raytrain_xai.report"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    environment = page_environment()
     best = max(float(f"{score.shares.mean():.3f}") for result, _ in results for score in result.scores)
     return environment.get_template("localisation.html.j2").render(
         version=__version__,

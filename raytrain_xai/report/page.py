@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import jinja2
-
 from raytrain_xai import __version__
 from raytrain_xai.errors import ConfigError
 from raytrain_xai.explain import Explainer, available_device
@@ -14,6 +12,7 @@ from raytrain_xai.report.concept_page import write_concept_report
 from raytrain_xai.report.curves import Series, colour_of, front_chart, group_chart, line_chart
 from raytrain_xai.report.gallery import build_gallery
 from raytrain_xai.report.overlay import data_uri
+from raytrain_xai.report.pages import page_environment
 from raytrain_xai.report.runs import RunRecord, differences, kind_of, page_target, read_runs
 from raytrain_xai.report.tables import Table, essentials, metric_table
 from raytrain_xai.report.trace_section import TraceSection, build_trace_section
@@ -80,13 +79,7 @@ def render(
     runs: Sequence[RunRecord], explainers: Sequence[Explainer], data: str, traces: TraceSection | None = None
 ) -> str:
     """The page as text; arguments as read by :func:`write_report`, one explainer per run."""
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("raytrain_xai.report"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    environment = page_environment()
     environment.filters["data_uri"] = data_uri
     split = "test" if all("test" in run.final for run in runs) else "val"
     gallery = build_gallery(explainers, data, split)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-import jinja2
 import numpy as np
 import torch
 from PIL import Image
@@ -14,6 +13,7 @@ from raytrain_xai import __version__
 from raytrain_xai.concept_runs.model import ConceptModel
 from raytrain_xai.concept_runs.traces import ClassTrace, Origins, PixelTrace, Rest, Share, Trace
 from raytrain_xai.report.overlay import data_uri, on_white, overlay_heatmap, to_picture
+from raytrain_xai.report.pages import page_environment
 
 _LARGE_PX, _TILE_PX, _SMALL_PX = 336, 176, 96  # longer side of a photograph, of a concept and of one it is made of
 _WORTH_SAYING = 0.1  # percent that the pixels of a map may miss before the page says so: rounding is far below
@@ -119,13 +119,7 @@ def render_traces(model: ConceptModel, names: Sequence[str], images: Iterable[Im
         names: of the images, for the list at the top.
         images: as many.
     """
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("raytrain_xai.report"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    environment = page_environment()
     return environment.get_template("trace.html.j2").generate(
         version=__version__,
         network=model.network.name,

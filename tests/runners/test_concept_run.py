@@ -269,3 +269,16 @@ def test_a_resume_may_not_rewrite_history(make_concepts: MakeConcepts, override:
     (folder(config) / "config.yaml").write_text(json.dumps(config.model_dump(mode="json")))
     with pytest.raises(ConfigError, match=message):
         resume_run(str(folder(config)), [override], QUIET)
+
+
+@pytest.mark.parametrize("keep_length", [True, False])
+def test_reconstructions_in_use_have_the_length_of_the_features(make_concepts: MakeConcepts, keep_length: bool) -> None:
+    """The rows of the dictionary carry the factor; training keeps them at length 1."""
+    config = make_concepts(sae={"keep_length": keep_length})
+    start_run(config, QUIET)
+    checkpoint = read_checkpoint_of(locate(str(folder(config))))
+    [layer] = load_concepts([str(folder(config))]).layers.values()
+    trained, used = checkpoint.model["dictionary"].norm(dim=1), layer.sae.dictionary.norm(dim=1)
+    torch.testing.assert_close(trained, torch.ones_like(trained))
+    torch.testing.assert_close(used, torch.full_like(used, checkpoint.state["gain"]))
+    assert checkpoint.state["gain"] > 1.01 if keep_length else checkpoint.state["gain"] == 1
