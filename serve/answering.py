@@ -12,7 +12,7 @@ from starlette.concurrency import run_in_threadpool
 from raytrain_xai.errors import CheckpointError, ConfigError, DataError, NotFoundError
 from raytrain_xai.serving.engine import Job
 from raytrain_xai.serving.jobs import ImageAnswer, Question
-from raytrain_xai.serving.served_model import ModelKey, ServedModel
+from raytrain_xai.serving.served_model import ModelKey, ServedModel, split_key
 from serve.context import RequestContext
 from serve.intake import Seen
 from serve.options import Options
@@ -20,12 +20,6 @@ from serve.service import Observation, Service
 
 MOST_MAPS = 512  # of pixels, for a request: each is a walk through the network, and 0.2 MB in memory at 224 px
 _DRAW_DIGITS = 13  # hexadecimal digits of a hash that a float holds exactly
-
-
-def split_address(address: str) -> tuple[str, str | None]:
-    """Name and version of ``MODEL`` or ``MODEL@VERSION``."""
-    name, at, version = address.partition("@")
-    return name, version if at else None
 
 
 def draw_of(hashes: Sequence[str]) -> float:
@@ -49,7 +43,7 @@ async def find_model(service: Service, address: str, draw: float = 0.0) -> Serve
         NotFoundError: no such model or version.
         CheckpointError: it cannot be loaded; the cause, which may name files, is for the log.
     """
-    key: ModelKey = service.models.resolve(*split_address(address), draw)
+    key: ModelKey = service.models.resolve(*split_key(address), draw)
     try:
         return await run_in_threadpool(service.models.get, key)
     except (ConfigError, DataError, NotFoundError) as error:

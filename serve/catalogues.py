@@ -10,10 +10,9 @@ from dataclasses import dataclass
 
 from raytrain_xai.errors import CheckpointError, ConfigError, DataError, NotFoundError
 from raytrain_xai.serving.catalogue_view import CatalogueView, open_views
-from raytrain_xai.serving.served_model import ModelKey
-from serve.answering import split_address
+from raytrain_xai.serving.model_store import ModelStore
+from raytrain_xai.serving.served_model import ModelKey, split_key
 from serve.problems import ProblemError
-from serve.service import Service
 
 _logger = logging.getLogger(__name__)
 
@@ -44,11 +43,11 @@ class Catalogues:
     """Concepts of all models of a service; safe for threads.
 
     Args:
-        service: whose settings name the runs.
+        models: which know where the runs are.
     """
 
-    def __init__(self, service: Service) -> None:
-        self._service = service
+    def __init__(self, models: ModelStore) -> None:
+        self._models = models
         self._opening = threading.Lock()
         self._opened: dict[ModelKey, ServedConcepts] = {}
 
@@ -59,14 +58,14 @@ class Catalogues:
             NotFoundError: no such model or version.
             ProblemError: what is stored of it cannot be read.
         """
-        key = self._service.models.resolve(*split_address(model), 0.0)
+        key = self._models.resolve(*split_key(model), 0.0)
         with self._opening:
             if key not in self._opened:
                 self._opened[key] = ServedConcepts(key, self._open(key))
             return self._opened[key]
 
     def _open(self, key: ModelKey) -> Mapping[str, CatalogueView]:
-        address = self._service.models.address(key)
+        address = self._models.address(key)
         try:
             return open_views([*address.also, address.run])
         except (ConfigError, CheckpointError, DataError) as error:  # of our files, no fault of the request

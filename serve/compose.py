@@ -69,6 +69,8 @@ class Composition:
         model = self.service.models.last_used()
         if model is not None:
             model.self_check()
+        # told again: a mirror that was not listening yet when models were loaded would never show them
+        _count_models(self.service.meter, self.service.models.loaded())
 
     def _close_observers(self) -> None:
         for observer in self.service.observers:
@@ -100,7 +102,7 @@ def compose(
     )
 
     def loaded(models: Mapping[ModelKey, int]) -> None:
-        meter.models(len(models), sum(models.values()))
+        _count_models(meter, models)
         on_load(models)
 
     models = ModelStore(
@@ -119,6 +121,10 @@ def compose(
     drift, observers = monitoring(settings, meter, replica)
     service = Service(settings, models, queue, links, meter, observers, drift, replicas)
     return Composition(service, queue)
+
+
+def _count_models(meter: Meter, nbytes: Mapping[ModelKey, int]) -> None:
+    meter.models(len(nbytes), sum(nbytes.values()))
 
 
 def check_runs(settings: ServeSettings) -> None:

@@ -15,8 +15,8 @@ from starlette.responses import StreamingResponse
 
 from raytrain_xai.errors import XaiError
 from raytrain_xai.serving.jobs import ImageAnswer, Operation
-from raytrain_xai.serving.served_model import ModelKey, ServedModel
-from serve.answering import MOST_MAPS, answer, draw_of, find_model, question_of, split_address
+from raytrain_xai.serving.served_model import ModelKey, ServedModel, split_key
+from serve.answering import MOST_MAPS, answer, draw_of, find_model, question_of
 from serve.answers import Answered, encode_answer
 from serve.context import RequestContext, answered_by, request_context
 from serve.inputs import Refused, Sent, read_inputs
@@ -75,7 +75,7 @@ def batch_routes(service: Service) -> APIRouter:
         inputs = await read_inputs(request, images=service.settings.limits.batch_images)
         query = request.query_params
         options = parse_options(OPTIONS[operation], query, inputs.parameters, besides=("operation",))
-        name, version = split_address(model)
+        name, version = split_key(model)
         asked = _Batch(service, intake, context, name, version, options)
         versions = await _check(asked)
         only = versions[0] if len(versions) == 1 else ""

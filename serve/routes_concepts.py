@@ -15,7 +15,7 @@ from fastapi import APIRouter, Query, Request, Response
 
 from raytrain_xai.serving.catalogue_view import CatalogueView, ConceptQuery, ConceptRow, Sort
 from raytrain_xai.serving.served_model import ModelKey
-from serve.catalogues import Catalogues, ServedConcepts, reading_stored
+from serve.catalogues import ServedConcepts, reading_stored
 from serve.context import answered_by
 from serve.model_schemas import (
     ConceptDetail,
@@ -37,7 +37,6 @@ Layer = Annotated[str | None, Query(max_length=200, description="Concept layer; 
 
 def concept_routes(service: Service) -> APIRouter:
     """Routes of the concepts of all models."""
-    catalogues = Catalogues(service)
     router = APIRouter(prefix="/v1/models/{model}/concepts", tags=["concepts"])
 
     @router.get("", summary="Find concepts")
@@ -60,7 +59,7 @@ def concept_routes(service: Service) -> APIRouter:
         per_page: Annotated[int, Query(ge=1, le=200)] = _PAGE,
         layer: Layer = None,
     ) -> ConceptPage:
-        served = _served(catalogues, request, model)
+        served = _served(service, request, model)
         view = served.view(layer)
         found = view.find(ConceptQuery(query, class_name, sort))
         shown = found[(page - 1) * per_page : page * per_page]
@@ -74,14 +73,14 @@ def concept_routes(service: Service) -> APIRouter:
     def show(  # pyright: ignore[reportUnusedFunction]
         request: Request, model: str, concept: int, layer: Layer = None
     ) -> ConceptDetail:
-        served = _served(catalogues, request, model)
+        served = _served(service, request, model)
         return _detail(served.key, served.view(layer), concept)
 
     @router.patch("/{concept}", summary="Name a concept")
     def rename(  # pyright: ignore[reportUnusedFunction]
         request: Request, model: str, concept: int, body: Rename, layer: Layer = None
     ) -> ConceptDetail:
-        served = _served(catalogues, request, model)
+        served = _served(service, request, model)
         view = served.view(layer)
         with reading_stored():
             view.rename(concept, body.name)
@@ -91,7 +90,7 @@ def concept_routes(service: Service) -> APIRouter:
     def photograph(  # pyright: ignore[reportUnusedFunction]
         request: Request, model: str, concept: int, rank: int, layer: Layer = None
     ) -> Response:
-        view = _served(catalogues, request, model).view(layer)
+        view = _served(service, request, model).view(layer)
         with reading_stored():
             return _kept(request, view.photograph(concept, rank), "image/jpeg")
 
@@ -99,15 +98,15 @@ def concept_routes(service: Service) -> APIRouter:
     def concept_map(  # pyright: ignore[reportUnusedFunction]
         request: Request, model: str, concept: int, rank: int, layer: Layer = None
     ) -> Response:
-        view = _served(catalogues, request, model).view(layer)
+        view = _served(service, request, model).view(layer)
         with reading_stored():
             return _kept(request, view.map(concept, rank), "image/png")
 
     return router
 
 
-def _served(catalogues: Catalogues, request: Request, model: str) -> ServedConcepts:
-    served = catalogues.of(model)
+def _served(service: Service, request: Request, model: str) -> ServedConcepts:
+    served = service.catalogues.of(model)
     answered_by(request.scope, served.key.name, served.key.version)
     return served
 

@@ -11,7 +11,7 @@ from raytrain_xai.errors import NotFoundError
 from raytrain_xai.serving.catalogue_view import CatalogueView
 from raytrain_xai.serving.served_model import ModelKey, ServedModel
 from serve.answering import find_model, method_of
-from serve.catalogues import Catalogues, ServedConcepts, reading_stored
+from serve.catalogues import ServedConcepts, reading_stored
 from serve.context import answered_by
 from serve.model_schemas import ConceptLayerInfo, ModelInfo, Models, ModelSummary, VersionInfo
 from serve.service import Service
@@ -24,7 +24,7 @@ _JPEG: dict[int | str, dict[str, Any]] = {
 
 def model_routes(service: Service) -> APIRouter:
     """Routes that tell about models."""
-    router, catalogues = APIRouter(prefix="/v1/models", tags=["models"]), Catalogues(service)
+    router = APIRouter(prefix="/v1/models", tags=["models"])
 
     @router.get("", summary="Models and their versions")
     async def models() -> Models:  # pyright: ignore[reportUnusedFunction]
@@ -34,11 +34,11 @@ def model_routes(service: Service) -> APIRouter:
     async def model(model: str, request: Request) -> ModelInfo:  # pyright: ignore[reportUnusedFunction]
         loaded = await find_model(service, model)
         answered_by(request.scope, loaded.key.name, loaded.key.version)
-        return await run_in_threadpool(_info, service, loaded, catalogues)
+        return await run_in_threadpool(_info, service, loaded)
 
     @router.get("/{model}/samples/{number}", summary="An example image", response_class=Response, responses=_JPEG)
     def sample(model: str, number: int, request: Request) -> Response:  # pyright: ignore[reportUnusedFunction]
-        served = catalogues.of(model)
+        served = service.catalogues.of(model)
         answered_by(request.scope, served.key.name, served.key.version)
         view = _with_samples(served)
         if view is None:
@@ -58,8 +58,8 @@ def _summary(service: Service, name: str) -> ModelSummary:
     return ModelSummary(name=name, versions=versions)
 
 
-def _info(service: Service, model: ServedModel, catalogues: Catalogues) -> ModelInfo:
-    served, explainer = catalogues.of(str(model.key)), model.explainer
+def _info(service: Service, model: ServedModel) -> ModelInfo:
+    served, explainer = service.catalogues.of(str(model.key)), model.explainer
     with_samples = _with_samples(served)
     layers = [
         ConceptLayerInfo(

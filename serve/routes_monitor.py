@@ -11,7 +11,7 @@ from raytrain_xai.errors import NotFoundError
 from raytrain_xai.monitoring.drift import DriftReport, WindowDrift
 from raytrain_xai.serving.catalogue_view import CatalogueView
 from raytrain_xai.serving.model_store import ModelKey
-from serve.catalogues import Catalogues, reading_stored
+from serve.catalogues import reading_stored
 from serve.context import answered_by
 from serve.meter import MEDIA_TYPE
 from serve.model_schemas import ConceptDrift, Drift, DriftWindow
@@ -22,7 +22,6 @@ _DAY_S = 86400.0
 
 def monitor_routes(service: Service) -> APIRouter:
     """Routes for those who look after a service."""
-    catalogues = Catalogues(service)
     router = APIRouter(tags=["monitoring"])
 
     @router.get(
@@ -46,7 +45,7 @@ def monitor_routes(service: Service) -> APIRouter:
     ) -> Drift:
         if service.drift is None:
             raise NotFoundError("this service does not follow what its models answer")
-        served = catalogues.of(model)
+        served = service.catalogues.of(model)
         view = served.view(layer)
         with reading_stored():
             reference = service.drift.reference(served.key.name, served.key.version)

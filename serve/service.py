@@ -17,6 +17,7 @@ from raytrain_xai.monitoring.monitor import DriftMonitor
 from raytrain_xai.serving.engine import Job
 from raytrain_xai.serving.jobs import ImageAnswer
 from raytrain_xai.serving.model_store import ModelStore
+from serve.catalogues import Catalogues
 from serve.links import Links
 from serve.meter import Meter
 from serve.settings import ServeSettings
@@ -76,6 +77,11 @@ class Service:
     observers: tuple[Observer, ...] = ()
     drift: DriftMonitor | None = None
     replicas: Callable[[], int] = lambda: 1
+
+    @cached_property
+    def catalogues(self) -> Catalogues:
+        """Concepts of the models, opened once for all routes."""
+        return Catalogues(self.models)
 
     @cached_property
     def decoding(self) -> CapacityLimiter:

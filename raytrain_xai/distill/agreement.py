@@ -6,8 +6,7 @@ ranks first, for both networks (Parchami-Araghi et al., ECCV 2024, arXiv 2402.03
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Self
 
@@ -22,7 +21,7 @@ from raytrain_xai.types import Batch
 
 if TYPE_CHECKING:
     from raytrain_xai.distill.teacher import Teacher
-    from raytrain_xai.models.network import Network
+    from raytrain_xai.models.network import Network, evaluation_mode
 
 _GRAIN = 2.0**24  # summed values are multiples of 2^-24, so that float64 adds them up without error up to 2^29
 
@@ -124,17 +123,6 @@ def summarise_agreement(state: AgreementState, task: str) -> dict[str, float]:
     metrics["empty_explanations"] = 1 - maps / count
     metrics["divergence"] = float(state.divergence) / count
     return metrics
-
-
-@contextmanager
-def evaluation_mode(network: Network) -> Generator[None]:
-    """A network in evaluation mode, back in the mode it was in when this is left."""
-    was_training = network.training
-    network.eval()
-    try:
-        yield
-    finally:
-        network.train(was_training)
 
 
 def _state_of(student: Tensor, teacher: Tensor, student_maps: Tensor, teacher_maps: Tensor) -> AgreementState:

@@ -10,7 +10,7 @@ from torch import Tensor
 from raytrain_xai.attribution.tapped import TappedPass
 from raytrain_xai.models.chain import run_chain
 from raytrain_xai.models.linearise import Pullback, linearise_chain
-from raytrain_xai.models.network import Network
+from raytrain_xai.models.network import Network, evaluation_mode
 
 Features = dict[str, Tensor]
 """Tap -> values (B, D, h, w)."""
@@ -81,11 +81,7 @@ def tap_shapes(network: Network, taps: Sequence[str], size: int) -> dict[str, tu
     Raises:
         ConfigError: the network has no such tap, or does not take images of this size.
     """
-    was_training = network.training
-    network.eval()
-    try:
+    with evaluation_mode(network):
         image = torch.zeros(1, 3, size, size, dtype=network.dtype, device=next(network.net.parameters()).device)
         features = tapped_features(network, image, taps)[1]
-    finally:
-        network.train(was_training)
     return {tap: (value.shape[1], value.shape[2], value.shape[3]) for tap, value in features.items()}

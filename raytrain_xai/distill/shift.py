@@ -16,11 +16,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from raytrain_xai.attribution.tapped import tapped_pass
-from raytrain_xai.distill.agreement import evaluation_mode
 from raytrain_xai.distill.explanation import TAPS, ExplanationKind, explanation
 from raytrain_xai.distill.losses import explanation_loss, kd_loss
 from raytrain_xai.errors import ConfigError, DataError
-from raytrain_xai.models.network import Network
+from raytrain_xai.models.network import Network, evaluation_mode
 from raytrain_xai.types import Batch
 
 SHIFTS = (1, 2, 4, 8, 12, 16, 24, 32)  # pixels; 16 and 32 are whole patches of the transformers of the zoo

@@ -10,8 +10,7 @@ each other, so here one forward pass serves the batch, and one walk back carries
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable
-from contextlib import contextmanager
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 import torch
@@ -42,7 +41,7 @@ from raytrain_xai.types import Batch
 
 if TYPE_CHECKING:
     from raytrain_xai.data.dataset import DatasetInfo
-    from raytrain_xai.models.network import Network
+    from raytrain_xai.models.network import Network, evaluation_mode
 
 # Pairs of one walk back, per image of the batch. The walk holds a few tensors of one layer at a time, the records of
 # the forward those of every layer, so that this many pairs take about the memory of the records.
@@ -70,7 +69,7 @@ def evaluate(
     """
     check_attribution(network, method, layer)
     parts = [EvaluationState.empty(network.num_classes, device)]
-    with _evaluation_mode(network):
+    with evaluation_mode(network):
         for loaded in batches:
             chunks = _pair_chunks(
                 loaded, device
@@ -187,13 +186,3 @@ def _state_of_maps(attr: Tensor, batch: Batch, rows: Tensor, target: Tensor) -> 
         object_count=has_object.sum(),
         object_sum=exact_sum(on_object_energy(attr, region, class_map, target), has_object),
     )
-
-
-@contextmanager
-def _evaluation_mode(network: Network) -> Generator[None]:
-    was_training = network.training
-    network.eval()
-    try:
-        yield
-    finally:
-        network.train(was_training)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Self
 
 import torch
@@ -104,3 +105,14 @@ class Network(nn.Module):
 
     def _run(self, x: Tensor, start: int, stop: int) -> Tensor:
         return run_chain(self._stages[start:stop], x)
+
+
+@contextmanager
+def evaluation_mode(network: Network) -> Generator[None]:
+    """A network in evaluation mode, back in the mode it was in when this is left."""
+    was_training = network.training
+    network.eval()
+    try:
+        yield
+    finally:
+        network.train(was_training)

@@ -33,6 +33,12 @@ _WITH_CONCEPTS: tuple[Operation, ...] = ("trace", "intervene")
 _TOLERANCE = 1e-3  # of the largest part of a sum; float32 leaves 1e-6 to 1e-4, whatever the depth
 
 
+def split_key(text: str) -> tuple[str, str | None]:
+    """Name and version of ``NAME@VERSION``; no version for ``NAME``."""
+    name, at, version = text.partition("@")
+    return name, version if at else None
+
+
 @dataclass(frozen=True)
 class ModelKey:
     """A version of a model."""

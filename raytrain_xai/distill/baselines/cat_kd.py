@@ -18,7 +18,7 @@ from raytrain_xai.distill.baselines.baseline import Baseline, same_taps
 from raytrain_xai.distill.features import tap_shapes
 from raytrain_xai.errors import ConfigError
 from raytrain_xai.models.chain import run_chain
-from raytrain_xai.models.network import Network
+from raytrain_xai.models.network import Network, evaluation_mode
 from raytrain_xai.types import Batch
 
 TAP = "Final"
@@ -118,13 +118,9 @@ def _is_mean(network: Network, channels: int) -> bool:
     weight = next(network.net.parameters())
     generator = torch.Generator().manual_seed(0)
     features = torch.rand(2, channels, _PROBE, _PROBE, generator=generator).to(weight)
-    was_training = network.training
-    network.eval()
-    try:
+    with evaluation_mode(network):
         logits = run_chain(network.stages[network.depth(TAP) :], torch.cat([features, torch.zeros_like(features[:1])]))
         maps = class_maps(network, features)
-    finally:
-        network.train(was_training)
     expected = logits[:-1] - logits[-1]
     close = 10 * torch.finfo(weight.dtype).eps ** 0.5 * expected.abs().max()
     return bool((maps.mean(dim=(2, 3)) - expected).abs().max() <= close)
