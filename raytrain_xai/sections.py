@@ -16,6 +16,9 @@ ClassLossName = Literal["bce", "off_label_bce", "cross_entropy"]
 AugmentName = Literal["none", "flip", "shift", "crop"]
 PolicyName = Literal["none", "randaugment", "trivialaugment"]
 BaselineName = Literal["attention_transfer", "review_kd", "cat_kd", "crd"]
+StrategyName = Literal[
+    "random", "class_balanced", "lowest_confidence", "attribution_entropy", "disagreement", "k_centre"
+]
 
 
 class Section(BaseModel):
@@ -152,6 +155,8 @@ class GuidanceConfig(Section):
     """Tap of the network: Input, Mid1, Mid2, Mid3, Final, or a block such as layer3.1."""
     annotated_fraction: float = Field(default=1.0, ge=0, le=1)
     """Share of training images whose annotation is used; 1 % lies within 10 % at the same seed."""
+    annotation_order: str | None = None
+    """File (local or s3://) of ``raytrain-xai annotate suggest``: the images are the first of it. Nothing: drawn."""
     box_dilation: float = Field(default=0.0, ge=0, le=2)
     """Every side of a box moves out by this share of its width or height; training only."""
     annotation: Literal["boxes", "masks"] = "boxes"

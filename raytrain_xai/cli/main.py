@@ -11,6 +11,7 @@ import sys
 import click
 
 from raytrain_xai import __version__
+from raytrain_xai.cli.annotate import annotate_group
 from raytrain_xai.cli.batch import batch_command
 from raytrain_xai.cli.catalogue import catalogue_command
 from raytrain_xai.cli.concepts import concepts_group
@@ -38,6 +39,7 @@ def cli(debug: bool) -> None:
 
 
 cli.add_command(data_group)
+cli.add_command(annotate_group)
 cli.add_command(train_command)
 cli.add_command(resume_command)
 cli.add_command(eval_command)

@@ -98,7 +98,11 @@ def annotation_subset(n: int, fraction: float, seed: int) -> Tensor:
     Returns:
         (n,) bool on the CPU.
     """
-    order = np.random.default_rng([seed, n]).permutation(n)
     chosen = torch.zeros(n, dtype=torch.bool)
-    chosen[torch.from_numpy(order[: int(fraction * n)])] = True
+    chosen[torch.from_numpy(drawn_order(n, seed)[: int(fraction * n)])] = True
     return chosen
+
+
+def drawn_order(n: int, seed: int) -> np.ndarray:
+    """The order in which n training images are annotated when chance decides; (n,) int64, each row once."""
+    return np.random.default_rng([seed, n]).permutation(n)

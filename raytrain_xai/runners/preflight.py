@@ -34,12 +34,14 @@ def resolve_paths(config: RunConfig) -> RunConfig:
     if bcosify is not None and not is_named(bcosify.weights):
         bcosify = bcosify.model_copy(update={"weights": absolute(bcosify.weights)})
     data = {"path": absolute(config.data.path), "measured": _absolute_or_none(config.data.measured)}
+    guidance = {"annotation_order": _absolute_or_none(config.guidance.annotation_order)}
     return config.model_copy(
         update={
             "bcosify": bcosify,
             "distill": None if config.distill is None else _resolve_teacher(config.distill),
             "storage": absolute(config.storage),
             "data": config.data.model_copy(update=data),
+            "guidance": config.guidance.model_copy(update=guidance),
             "model": config.model.model_copy(update={"weights": weights}),
         }
     )
