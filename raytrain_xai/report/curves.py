@@ -1,50 +1,22 @@
 """Charts of the report as inline SVG: lines over epochs, the F1 / EPG plane, bars per group, box plots.
 
-Axes and text are drawn in the colour of the surrounding page, so one drawing serves a light and a dark page; legends
-are part of the page (one for all charts). No chart holds a user's text unescaped: matplotlib escapes what it writes and
-its formula syntax is off.
+Legends are part of the page (one for all charts).
 """
 
 from __future__ import annotations
 
-import io
 import math
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from html import escape
 from typing import Any
 
 from matplotlib import rc_context
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
+
+from raytrain_xai.report.drawing import INK, STYLE, canvas, to_png, to_svg
 
 # Readable on white and on near-black, and told apart with the common colour deficiencies (after Okabe and Ito).
 COLOURS = ("#0a84c6", "#e07b00", "#0b9e73", "#c76fa6", "#d1495b", "#8a7fd6", "#a08a00", "#5b8a9a")
-_INK = "#010203"  # stands for the text colour of the page until the drawing is finished
-_STYLE: dict[Any, Any] = {
-    "svg.fonttype": "none",
-    "svg.hashsalt": "report",
-    "text.parse_math": False,
-    "font.size": 9,
-    "text.color": _INK,
-    "axes.labelcolor": _INK,
-    "axes.edgecolor": _INK,
-    "xtick.color": _INK,
-    "ytick.color": _INK,
-    "grid.color": _INK,
-}
-_FOR_THE_PAGE = (
-    (r"<metadata>.*?</metadata>", ""),
-    (r"<style.*?</style>", ""),  # would apply to the whole page
-    (r'(<svg[^>]*?) (?:width|height)="[^"]*"' + r'([^>]*?) (?:width|height)="[^"]*"', r"\1\2"),
-    (r' xmlns(?::xlink)?="[^"]*"', ""),
-    (r"xlink:href", "href"),
-    (r"font-family: [^;]*;", ""),
-    (_INK, "currentColor"),
-)
-_SIZE_INCHES = (4.4, 2.6)
 _BOX_WIDTH_INCHES = 6.4  # half of it may be labels
 _FADED = 0.4
 
@@ -107,8 +79,8 @@ def colour_of(run: int) -> str:
 
 def line_chart(description: str, series: Sequence[Series], *, axis: str = "epoch") -> str:
     """Lines over epochs or what else ``axis`` names, one per run, as an ``<svg>`` element."""
-    with rc_context(_STYLE):
-        figure, axes = _canvas()
+    with rc_context(STYLE):
+        figure, axes = canvas()
         for line in series:
             colour = colour_of(line.run)
             axes.plot(line.x, line.y, color=colour, linewidth=1.8, marker="o", markersize=3.2)
@@ -117,7 +89,7 @@ def line_chart(description: str, series: Sequence[Series], *, axis: str = "epoch
             axes.set_ylim(bottom=max(low, -0.04 * high))
         axes.set_xlabel(axis)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        return _to_svg(figure, description)
+        return to_svg(figure, description)
 
 
 def front_chart(description: str, series: Sequence[Series]) -> str:
@@ -126,8 +98,8 @@ def front_chart(description: str, series: Sequence[Series]) -> str:
     Epochs on the front are joined in order of F1. The front is taken over three metrics, so the joined line need not
     fall from left to right.
     """
-    with rc_context(_STYLE):
-        figure, axes = _canvas()
+    with rc_context(STYLE):
+        figure, axes = canvas()
         for points in series:
             colour = colour_of(points.run)
             marked = list(zip(points.x, points.y, points.front, strict=True))
@@ -138,7 +110,7 @@ def front_chart(description: str, series: Sequence[Series]) -> str:
             axes.plot(*zip(*front, strict=True), color=colour, linewidth=1.2, marker="o", markersize=5)
         axes.set_xlabel("F1 (validation)")
         axes.set_ylabel("EPG (validation)")
-        return _to_svg(figure, description)
+        return to_svg(figure, description)
 
 
 def group_chart(description: str, groups: Sequence[str], values: Sequence[Sequence[float]]) -> str:
@@ -149,19 +121,19 @@ def group_chart(description: str, groups: Sequence[str], values: Sequence[Sequen
         groups: names, G.
         values: per run, G accuracies in [0, 1].
     """
-    with rc_context(_STYLE):
-        figure, axes = _canvas(height=0.9 + 0.24 * len(groups) * len(values) + 0.12 * len(groups))
+    with rc_context(STYLE):
+        figure, axes = canvas(height=0.9 + 0.24 * len(groups) * len(values) + 0.12 * len(groups))
         thickness = 0.8 / len(values)
         for run, accuracies in enumerate(values):
             offsets = [i + (run - (len(values) - 1) / 2) * thickness for i in range(len(groups))]
             bars = axes.barh(offsets, accuracies, height=thickness * 0.9, color=colour_of(run))
-            axes.bar_label(bars, fmt="{:.0%}", padding=3, fontsize=8, color=_INK)
+            axes.bar_label(bars, fmt="{:.0%}", padding=3, fontsize=8, color=INK)
         axes.set_yticks(range(len(groups)), groups)
         axes.set_xlim(0, 1.12)
         axes.set_xticks([0, 0.25, 0.5, 0.75, 1], ["0", "25 %", "50 %", "75 %", "100 %"])
         axes.invert_yaxis()
         axes.grid(visible=False, axis="y")
-        return _to_svg(figure, description)
+        return to_svg(figure, description)
 
 
 def box_chart(description: str, boxes: Sequence[Box], axis: str, chance: float) -> tuple[str, bytes]:
@@ -175,8 +147,8 @@ def box_chart(description: str, boxes: Sequence[Box], axis: str, chance: float) 
     Returns:
         An ``<svg>`` element, and the same drawing as a PNG on white.
     """
-    with rc_context(_STYLE):
-        figure, axes = _canvas(height=0.75 + 0.27 * len(boxes))
+    with rc_context(STYLE):
+        figure, axes = canvas(height=0.75 + 0.27 * len(boxes))
         figure.set_figwidth(_BOX_WIDTH_INCHES)
         for row, box in enumerate(boxes):
             low, first, median, third, high = box.quantiles
@@ -187,15 +159,15 @@ def box_chart(description: str, boxes: Sequence[Box], axis: str, chance: float) 
                 positions=[row], widths=0.62, orientation="horizontal", patch_artist=True, showfliers=False,
                 showmeans=True, boxprops={"facecolor": colour, "edgecolor": colour, "alpha": _FADED},
                 whiskerprops={"color": colour, "linewidth": 1.3}, capprops={"color": colour, "linewidth": 1.3},
-                medianprops={"color": _INK, "linewidth": 1.6},
-                meanprops={"marker": "o", "markersize": 4, "markerfacecolor": _INK, "markeredgewidth": 0},
+                medianprops={"color": INK, "linewidth": 1.6},
+                meanprops={"marker": "o", "markersize": 4, "markerfacecolor": INK, "markeredgewidth": 0},
             )  # fmt: skip
-        axes.axvline(chance, color=_INK, linewidth=1, linestyle=(0, (4, 3)), alpha=0.7)
+        axes.axvline(chance, color=INK, linewidth=1, linestyle=(0, (4, 3)), alpha=0.7)
         axes.set_yticks(range(len(boxes)), [box.label for box in boxes])
         axes.set_ylim(len(boxes) - 0.5, -0.5)
         axes.set_xlim(0, 1)
         axes.set_xlabel(axis)
-        return _to_svg(figure, description), _to_png(figure)
+        return to_svg(figure, description), to_png(figure)
 
 
 def step_chart(
@@ -216,18 +188,18 @@ def step_chart(
     Returns:
         An ``<svg>`` element, and the same drawing as a PNG on white.
     """
-    with rc_context(_STYLE):
-        figure, axes = _canvas()
+    with rc_context(STYLE):
+        figure, axes = canvas()
         for line, (name, own) in enumerate(zip(names, values, strict=True)):
             axes.plot(
                 range(len(steps)), own, color=colour_of(line), linewidth=1.8, marker="o", markersize=3.2, label=name
             )
-        axes.axhline(0, color=_INK, linewidth=0.8, alpha=0.6)
+        axes.axhline(0, color=INK, linewidth=0.8, alpha=0.6)
         axes.set_xticks(range(len(steps)), [str(step) for step in steps])
         axes.set_xlabel(axes_labels[0])
         axes.set_ylabel(axes_labels[1])
         axes.legend(frameon=False, fontsize=8)
-        return _to_svg(figure, description), _to_png(figure)
+        return to_svg(figure, description), to_png(figure)
 
 
 def distribution_chart(distributions: Sequence[Distribution], axis: str, chance: float | None) -> bytes:
@@ -238,8 +210,8 @@ def distribution_chart(distributions: Sequence[Distribution], axis: str, chance:
         axis: label of the horizontal axis.
         chance: drawn as a dotted line; None where there is none.
     """
-    with rc_context(_STYLE):
-        figure, axes = _canvas(height=3.0)
+    with rc_context(STYLE):
+        figure, axes = canvas(height=3.0)
         figure.set_figwidth(_BOX_WIDTH_INCHES)
         edges = [-1 + 0.04 * i for i in range(51)]
         for shown in distributions:
@@ -249,19 +221,19 @@ def distribution_chart(distributions: Sequence[Distribution], axis: str, chance:
             axes.hist(shown.values, edges, weights=share, histtype="step", color=colour, linewidth=1.5, label=label)
             axes.axvline(shown.mean, color=colour, linewidth=1.3, linestyle=(0, (4, 3)))
         if chance is not None:
-            axes.axvline(chance, color=_INK, linewidth=1.3, linestyle=(0, (1, 2)), label=f"random: {chance:.3f}")
+            axes.axvline(chance, color=INK, linewidth=1.3, linestyle=(0, (1, 2)), label=f"random: {chance:.3f}")
         least = min(min(shown.values) for shown in distributions)
         axes.set_xlim(min(least, chance or 0.0, 0.0) - 0.04, 1.02)
         axes.set_xlabel(axis)
         axes.set_ylabel("% of the concepts")
         axes.legend(frameon=False, fontsize=8)
-        return _to_png(figure)
+        return to_png(figure)
 
 
 def frequency_chart(description: str, edges: Sequence[float], counts: Sequence[Sequence[float]]) -> str:
     """Outlines of histograms over shares on a logarithmic axis, one per run: between E edges, E - 1 counts each."""
-    with rc_context(_STYLE):
-        figure, axes = _canvas()
+    with rc_context(STYLE):
+        figure, axes = canvas()
         for run, own in enumerate(counts):
             axes.stairs(own, [100 * edge for edge in edges], color=colour_of(run), linewidth=1.8)
         axes.set_xscale("log")
@@ -270,31 +242,4 @@ def frequency_chart(description: str, edges: Sequence[float], counts: Sequence[S
         axes.minorticks_off()
         axes.set_xlabel("active at % of the positions")
         axes.set_ylabel("concepts")
-        return _to_svg(figure, description)
-
-
-def _canvas(height: float = _SIZE_INCHES[1]) -> tuple[Figure, Axes]:
-    figure = Figure(figsize=(_SIZE_INCHES[0], height), layout="constrained")
-    axes = figure.add_subplot()
-    axes.grid(visible=True, alpha=0.15, linewidth=0.8)
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right"]].set_visible(False)
-    return figure, axes
-
-
-def _to_svg(figure: Figure, description: str) -> str:
-    """The drawing as part of a page: as wide as its container, in the colour and font around it."""
-    buffer = io.StringIO()
-    figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
-    svg = buffer.getvalue()
-    svg = svg[svg.index("<svg") :]
-    for pattern, replacement in _FOR_THE_PAGE:
-        svg = re.sub(pattern, replacement, svg, flags=re.DOTALL)
-    return svg.replace("<svg", f'<svg role="img" aria-label="{escape(description)}"', 1)
-
-
-def _to_png(figure: Figure) -> bytes:
-    """The drawing on white, black where it has the colour of the page."""
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=200, facecolor="white", metadata={"Software": None})
-    return buffer.getvalue()
+        return to_svg(figure, description)
