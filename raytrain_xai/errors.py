@@ -23,5 +23,9 @@ class RunError(XaiError):
     """A run failed or may not go on (non-finite loss, superseded attempt, lost workers)."""
 
 
+class SupersededError(RunError):
+    """A newer attempt owns the run: whatever happens to it from here on is that one's to tell."""
+
+
 class NotFoundError(XaiError):
     """Something that was asked for by name does not exist: a model, a version, a concept, an image."""

@@ -65,9 +65,12 @@ def train_epochs(learner: Learner[Any], tracker: Tracker | None, position: Posit
     config = learner.config
     while position.epoch < config.epochs and not learner.is_over(position.history):
         position = _epoch(learner, tracker, position).after_epoch()
-        if position.epoch % config.evaluation.every_epochs == 0 or position.epoch == config.epochs:
+        is_evaluated = position.epoch % config.evaluation.every_epochs == 0 or position.epoch == config.epochs
+        if is_evaluated:
             position = _evaluate(learner, tracker, position)
         learner.save(tracker, position)
+        if is_evaluated:  # after saving: whoever is told of an evaluation may end the process, or branch from there
+            learner.worker.report({**position.history[-1].val, "epoch": position.epoch, "step": position.step})
     return position
 
 
@@ -118,5 +121,4 @@ def _evaluate(learner: Learner[Any], tracker: Tracker | None, position: Position
     position = position.evaluated(val)
     if tracker is not None:
         tracker.add("epoch", position.step, position.epoch, {"val": val})
-    learner.worker.report(val)
     return position

@@ -4,10 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from raytrain_xai.config import AnyRunConfig
 from raytrain_xai.runners.tracking import Publish
-from raytrain_xai.runners.worker import Work
+from raytrain_xai.runners.worker import Report, Work
+
+
+def _nobody(metrics: dict[str, float]) -> None:  # noqa: ARG001
+    """Most runs are watched by nobody but their log."""
 
 
 @dataclass(frozen=True)
@@ -18,11 +23,15 @@ class Launch:
         address: ``local``, ``auto``, ``ray://HOST:PORT`` or ``HOST:PORT``; of no effect with workers=0.
         publish: called in this process with every record of worker 0.
         debug: show what workers print and log.
+        report: with workers=0, called after each evaluation, see :class:`raytrain_xai.runners.worker.Worker`.
+        callbacks: with Ray workers, ``ray.train.UserCallback``s that are told of each evaluation.
     """
 
     address: str
     publish: Publish
     debug: bool = False
+    report: Report = _nobody
+    callbacks: tuple[Any, ...] = ()
 
 
 def _nothing(launch: Launch) -> None:  # noqa: ARG001

@@ -9,7 +9,7 @@ from __future__ import annotations
 import tempfile
 import threading
 import uuid
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
@@ -61,7 +61,9 @@ class StopOnOwnErrors(ray.train.UserCallback):
                 raise error
 
 
-def run_on_ray(config: AnyRunConfig, work: Work, publish: Publish) -> dict[str, Any]:
+def run_on_ray(
+    config: AnyRunConfig, work: Work, publish: Publish, callbacks: Sequence[ray.train.UserCallback] = ()
+) -> dict[str, Any]:
     """Train on ``config.workers`` workers of the connected Ray cluster.
 
     Restarts after a crash continue from the newest checkpoint.
@@ -69,6 +71,7 @@ def run_on_ray(config: AnyRunConfig, work: Work, publish: Publish) -> dict[str, 
     Args:
         work: what every worker does; picklable.
         publish: called in this process with every record of worker 0.
+        callbacks: told, in Ray's controller of the run, of every evaluation.
 
     Returns:
         Content of ``metrics.json``, as worker 0 returned it.
@@ -93,7 +96,7 @@ def run_on_ray(config: AnyRunConfig, work: Work, publish: Publish) -> dict[str, 
                 name=f"{config.name}-{uuid.uuid4().hex[:8]}",  # a name that Ray knows would resume by itself
                 storage_path=ray_storage,
                 failure_config=ray.train.FailureConfig(max_failures=config.resources.max_failures),
-                callbacks=[StopOnOwnErrors()],
+                callbacks=[StopOnOwnErrors(), *callbacks],
             ),
         )
         try:

@@ -10,6 +10,8 @@ import torch
 
 from raytrain_xai.runners.tracking import Publish
 
+Report = Callable[[dict[str, float]], None]
+
 
 @dataclass(frozen=True)
 class Worker:
@@ -20,14 +22,15 @@ class Worker:
         world_size: processes in the run.
         device: where this one computes.
         publish: takes the records of worker 0 for the live display.
-        report: takes the validation metrics after each evaluation, on every worker.
+        report: takes the validation metrics of each evaluation with its ``epoch`` and ``step``, on every worker, once
+            its checkpoint is written.
     """
 
     rank: int
     world_size: int
     device: torch.device
     publish: Publish
-    report: Callable[[dict[str, float]], None]
+    report: Report
 
 
 Work = Callable[[Worker, Any], dict[str, Any]]
