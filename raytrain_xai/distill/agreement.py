@@ -17,11 +17,11 @@ from raytrain_xai.attribution.tapped import tapped_pass
 from raytrain_xai.distill.explanation import TAPS, explanation
 from raytrain_xai.distill.losses import explanation_loss, kd_loss
 from raytrain_xai.errors import DataError
+from raytrain_xai.models.network import Network, evaluation_mode
 from raytrain_xai.types import Batch
 
 if TYPE_CHECKING:
     from raytrain_xai.distill.teacher import Teacher
-    from raytrain_xai.models.network import Network, evaluation_mode
 
 _GRAIN = 2.0**24  # summed values are multiples of 2^-24, so that float64 adds them up without error up to 2^29
 

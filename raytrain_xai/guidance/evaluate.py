@@ -37,11 +37,11 @@ from raytrain_xai.guidance.metrics import (
     on_object_energy,
 )
 from raytrain_xai.guidance.postprocess import Order, localise_map
+from raytrain_xai.models.network import Network, evaluation_mode
 from raytrain_xai.types import Batch
 
 if TYPE_CHECKING:
     from raytrain_xai.data.dataset import DatasetInfo
-    from raytrain_xai.models.network import Network, evaluation_mode
 
 # Pairs of one walk back, per image of the batch. The walk holds a few tensors of one layer at a time, the records of
 # the forward those of every layer, so that this many pairs take about the memory of the records.
