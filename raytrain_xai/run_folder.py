@@ -17,7 +17,7 @@ from typing import Any
 import yaml
 
 from raytrain_xai.config import AnyRunConfig, dump_config
-from raytrain_xai.errors import CheckpointError, ConfigError, RunError
+from raytrain_xai.errors import CheckpointError, ConfigError, SupersededError
 from raytrain_xai.sections import Section
 from raytrain_xai.storage import Location, exists, list_names, locate, read_bytes, write_bytes
 
@@ -39,13 +39,23 @@ def create_run(config: AnyRunConfig) -> Location:
     Raises:
         ConfigError: the name is taken.
     """
+    at = free_location(config)
+    write_config(at, config)
+    return at
+
+
+def free_location(config: AnyRunConfig) -> Location:
+    """Folder of a run that is not there yet.
+
+    Raises:
+        ConfigError: the name is taken.
+    """
     at = run_location(config)
     if exists(at.child(CONFIG)):
         raise ConfigError(
             f"name {config.name!r} is taken: {at.uri} holds a run; continue it with `raytrain-xai resume {at.uri}` "
             "or choose another with --set name=NAME"
         )
-    write_config(at, config)
     return at
 
 
@@ -119,11 +129,11 @@ class Attempt:
         """Called before anything that others rely on is written.
 
         Raises:
-            RunError: a newer attempt owns the run.
+            SupersededError: a newer attempt owns the run.
         """
         newest = _attempts(self.run)[-1]
         if newest != self.name:
-            raise RunError(
+            raise SupersededError(
                 f"attempt {self.name} of {self.run.uri} was superseded by {newest}; nothing more is written here, "
                 "let the newer one go on"
             )
@@ -137,7 +147,7 @@ def claim_attempt(run: Location, **about: Any) -> Attempt:
         about: JSON values stored with the claim, for people who look for what happened.
 
     Raises:
-        RunError: another group claimed the same number at the same time and wins.
+        SupersededError: another group claimed the same number at the same time and wins.
     """
     existing = _attempts(run)
     number = int(existing[-1].split("-")[1]) + 1 if existing else 1
@@ -184,7 +194,7 @@ class RunLog:
         """Make everything added so far durable.
 
         Raises:
-            RunError: a newer attempt owns the run.
+            SupersededError: a newer attempt owns the run.
         """
         self.attempt.check()
         write_bytes(self.attempt.run.child(LOG), "".join(f"{line}\n" for line in self.lines).encode())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -24,6 +24,7 @@ from raytrain_xai.run_folder import (
     run_location,
     write_config,
 )
+from raytrain_xai.runners.changes import RESUMABLE, RESUMABLE_OF, changed_keys
 from raytrain_xai.runners.cluster import connected
 from raytrain_xai.runners.concept_job import plan_concepts
 from raytrain_xai.runners.job import Job, Launch
@@ -31,11 +32,6 @@ from raytrain_xai.runners.loop import train
 from raytrain_xai.runners.preflight import check_run, resolve_paths
 from raytrain_xai.runners.worker import Worker
 from raytrain_xai.storage import Location, delete_tree, exists
-
-RESUMABLE = ("epochs", "workers", "resources", "tracking", "checkpoint")
-"""Keys (and sections) that a resumed run may change: none of them alters what was trained so far."""
-RESUMABLE_OF = {"classify": ("data.num_loader_workers", "data.cache_decoded"), "concepts": ("parallel",)}
-"""The same, of one kind of run only."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +65,7 @@ def resume_run(run: str, overrides: Sequence[str], launch: Launch) -> Outcome:
 
     Args:
         run: run folder or s3:// address.
-        overrides: ``a.b=c`` for the keys in ``RESUMABLE``; epochs can only be raised.
+        overrides: ``a.b=c`` for the keys in :data:`raytrain_xai.runners.changes.RESUMABLE`; epochs can only be raised.
 
     Raises:
         ConfigError: no such run, a published one, or an override that would change what was trained.
@@ -116,11 +112,11 @@ def _run(job: Job, launch: Launch, begin: Callable[[], object]) -> Outcome:
             job.prepare(launch)
             from raytrain_xai.runners.ray_train import run_on_ray  # imports Ray, which reads its settings then
 
-            return Outcome(uri, run_on_ray(config, job.work, launch.publish))
+            return Outcome(uri, run_on_ray(config, job.work, launch.publish, launch.callbacks))
     begin()
     job.prepare(launch)
     device = torch.device("cuda" if config.resources.gpus_per_worker > 0 else "cpu")
-    worker = Worker(rank=0, world_size=1, device=device, publish=launch.publish, report=_ignore)
+    worker = Worker(rank=0, world_size=1, device=device, publish=launch.publish, report=launch.report)
     return Outcome(uri, job.work(worker, config))
 
 
@@ -136,21 +132,11 @@ def _check_changes(before: AnyRunConfig, after: AnyRunConfig) -> None:
     free = RESUMABLE + RESUMABLE_OF[before.job]
     if after.epochs < before.epochs:
         raise ConfigError(f"epochs can only be raised on resume, from {before.epochs}; got {after.epochs}")
-    old, new = _flat(before.model_dump(mode="json")), _flat(after.model_dump(mode="json"))
-    for key in sorted(old.keys() | new.keys()):
-        is_free = any(key == allowed or key.startswith(f"{allowed}.") for allowed in free)
-        if old.get(key) != new.get(key) and not is_free:
-            raise ConfigError(
-                f"{key} cannot change on resume (it was {old.get(key)!r}); only {', '.join(free)} can. "
-                "Train under a new name instead"
-            )
-
-
-def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for name, value in values.items():
-        found |= _flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {f"{prefix}{name}": value}
-    return found
+    for key, (old, _) in changed_keys(before, after, free).items():
+        raise ConfigError(
+            f"{key} cannot change on resume (it was {old!r}); only {', '.join(free)} can. "
+            "Train under a new name instead"
+        )
 
 
 def _split(run: str) -> tuple[str, str]:
@@ -160,7 +146,3 @@ def _split(run: str) -> tuple[str, str]:
         base = open_run(run).path  # absolute: the name of "." is that of the folder
     storage, _, name = base.rstrip("/").rpartition("/")
     return (storage or "/") + question + options, name
-
-
-def _ignore(metrics: dict[str, float]) -> None:
-    """Outside Ray nobody else waits for the metrics of an evaluation."""
