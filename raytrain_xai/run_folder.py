@@ -10,7 +10,7 @@ import json
 import re
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -106,6 +106,30 @@ def read_json(at: Location) -> dict[str, Any]:
 def write_json(at: Location, value: Mapping[str, Any]) -> None:
     """Store a JSON object, whole or not at all."""
     write_bytes(at, json.dumps(value, indent=1).encode())
+
+
+def read_log(run: Location) -> list[dict[str, Any]]:
+    """Records of ``metrics.jsonl`` of a run, in order; see :class:`RunLog`.
+
+    Raises:
+        CheckpointError: the file is damaged.
+    """
+    file = run.child(LOG)
+    records: list[dict[str, Any]] = []
+    for number, line in enumerate(read_bytes(file).decode(errors="replace").splitlines(), start=1):
+        try:
+            records.append(json.loads(line))
+        except ValueError as error:
+            raise CheckpointError(f"{file.uri} is damaged: line {number} is not valid JSON") from error
+    return records
+
+
+def logged_seconds(log: Sequence[Mapping[str, Any]]) -> float:
+    """Seconds from the first to the last record of every attempt, added up: training and validation."""
+    times: dict[int, list[float]] = {}
+    for record in log:
+        times.setdefault(record["attempt"], []).append(record["time"])
+    return sum(max(own) - min(own) for own in times.values())
 
 
 @dataclass(frozen=True)
