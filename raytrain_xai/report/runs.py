@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -11,9 +10,18 @@ from typing import Any, TypeVar
 from raytrain_xai.concept_config import ConceptRunConfig
 from raytrain_xai.config import RunConfig, parse_concept_config, parse_config, parse_job
 from raytrain_xai.errors import CheckpointError, ConfigError
-from raytrain_xai.run_folder import CONFIG, LOG, METRICS, PARETO, open_run, read_config, read_json
+from raytrain_xai.run_folder import (
+    CONFIG,
+    METRICS,
+    PARETO,
+    logged_seconds,
+    open_run,
+    read_config,
+    read_json,
+    read_log,
+)
 from raytrain_xai.sections import Section
-from raytrain_xai.storage import Location, exists, locate, read_bytes
+from raytrain_xai.storage import Location, exists, locate
 
 PAGE = "report.html"
 
@@ -51,10 +59,7 @@ class FinishedRun:
 
     def training_s(self) -> float:
         """Seconds from the first to the last record of every attempt, added up: training and validation."""
-        times: dict[int, list[float]] = {}
-        for record in self.log:
-            times.setdefault(record["attempt"], []).append(record["time"])
-        return sum(max(own) - min(own) for own in times.values())
+        return logged_seconds(self.log)
 
 
 @dataclass(frozen=True)
@@ -139,7 +144,7 @@ def _read_run(at: Location) -> RunRecord:
     final = _final(at)
     config = parse_config(read_config(at), source=at.child(CONFIG).uri)
     points = read_json(at.child(PARETO))["points"]
-    return RunRecord(at, config.name, final, _read_log(at.child(LOG)), config, points)
+    return RunRecord(at, config.name, final, read_log(at), config, points)
 
 
 def _read_concept_run(at: Location) -> ConceptRecord:
@@ -147,7 +152,7 @@ def _read_concept_run(at: Location) -> ConceptRecord:
     config = parse_concept_config(read_config(at), source=at.child(CONFIG).uri)
     if "before" not in final:
         raise ConfigError(f"{at.uri} was not trained here: its dictionary was imported, there is nothing to report")
-    return ConceptRecord(at, config.name, final, _read_log(at.child(LOG)), config)
+    return ConceptRecord(at, config.name, final, read_log(at), config)
 
 
 def _final(at: Location) -> dict[str, Any]:
@@ -156,16 +161,6 @@ def _final(at: Location) -> dict[str, Any]:
             f"{at.uri} is not finished (no {METRICS}); continue it with `raytrain-xai resume {at.uri}`"
         )
     return read_json(at.child(METRICS))
-
-
-def _read_log(at: Location) -> list[dict[str, Any]]:
-    records: list[dict[str, Any]] = []
-    for number, line in enumerate(read_bytes(at).decode(errors="replace").splitlines(), start=1):
-        try:
-            records.append(json.loads(line))
-        except ValueError as error:
-            raise CheckpointError(f"{at.uri} is damaged: line {number} is not valid JSON") from error
-    return records
 
 
 def _flatten(section: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

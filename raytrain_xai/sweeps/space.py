@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from raytrain_xai.draws import uniform
-from raytrain_xai.sweep_config import Axis, Scalar, SweepConfig
+from raytrain_xai.sweep_config import Axis, GridSearch, OptunaSearch, RandomSearch, Scalar, SweepConfig
 
 Point = dict[str, Scalar]
 
@@ -53,13 +53,12 @@ def all_points(config: SweepConfig) -> list[Point]:
     Optuna proposes its own, there are none before it runs.
     """
     spaces = [{**config.space, **case} for case in config.cases or ({},)]
-    match config.search.kind:
-        case "grid":
+    match config.search:
+        case GridSearch():
             found = [point for space in spaces for point in grid_points(space)]
-        case "random":
-            count, seed = config.search.trials, config.search.seed
+        case RandomSearch(trials=count, seed=seed):
             found = [point for space in spaces for point in drawn_points(space, count, seed)]
-        case "optuna":
+        case OptunaSearch():
             found = []
     return list({tuple(sorted(point.items(), key=str)): point for point in found}.values())
 
