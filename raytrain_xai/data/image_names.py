@@ -25,4 +25,4 @@ def image_stem(id: str) -> str:
     safe = _UNSAFE.sub("_", id)[-_LONGEST:].lstrip("._-")
     if safe == id:
         return id
-    return f"{safe}-{hashlib.sha256(id.encode()).hexdigest()[:8]}"
+    return f"{safe or 'image'}-{hashlib.sha256(id.encode()).hexdigest()[:8]}"

@@ -21,8 +21,8 @@ import torch
 from torch.utils.data import DataLoader
 
 from raytrain_xai.config import RunConfig
+from raytrain_xai.data.annotation_order import annotation_budget
 from raytrain_xai.data.batches import PlannedBatches, make_cache
-from raytrain_xai.data.boxes import annotation_subset
 from raytrain_xai.data.dataset import DatasetInfo, StoredSplit
 from raytrain_xai.data.parquet import ROW_GROUP_ROWS
 from raytrain_xai.data.run_data import run_fingerprint, training_rows
@@ -71,6 +71,7 @@ class TrainingData:
             rank, world_size: this worker and the number of workers.
         Raises:
             DataError: no training split, or the data set changed since ``info`` was read.
+            ConfigError, DataError: see :func:`raytrain_xai.data.annotation_order.annotation_budget`.
         """
         data = config.data
         self._config = config
@@ -87,7 +88,8 @@ class TrainingData:
         how = Augmentation(data.augment, data.crop_area, data.policy, data.magnitude, data.erase)
         teacher = _stored_teacher(config, stored)
         self._dataset = PlannedBatches(stored, size, augmentation=how, seed=config.seed, cache=cache, teacher=teacher)
-        self._annotated = self._annotation_budget(stored)
+        # images of the budget without box or mask stay unguided
+        self._annotated = annotation_budget(stored, config.guidance, config.seed) & stored.annotations.has_box
         self._rows = training_rows(stored, data.shots, config.seed)
 
     def epoch(self, epoch: int, start_step: int = 0) -> Batches:
@@ -113,15 +115,6 @@ class TrainingData:
         )
         own = [plan for step in steps[start_step:] for plan in step[self._rank :: self._world_size]]
         return Batches(self._dataset, own, config.data.num_loader_workers)
-
-    def _annotation_budget(self, stored: StoredSplit) -> np.ndarray:
-        """(n,) bool: images of the budget that have something to guide with.
-
-        The budget is a share of all training images, as in the paper; images that have no box or mask stay unguided.
-        """
-        guidance = self._config.guidance
-        chosen = annotation_subset(len(stored), guidance.annotated_fraction, self._config.seed).numpy()
-        return chosen & stored.annotations.has_box
 
 
 def _stored_teacher(config: RunConfig, stored: StoredSplit) -> TeacherAnswers | None:

@@ -10,6 +10,7 @@ from torch import nn
 from raytrain_xai.attribution.attribute import check_attribution
 from raytrain_xai.bcosification import build_plain
 from raytrain_xai.config import BcosifyConfig, DistillConfig, RunConfig
+from raytrain_xai.data.annotation_order import annotation_budget
 from raytrain_xai.data.dataset import DatasetInfo, StoredSplit
 from raytrain_xai.data.run_data import open_run_data
 from raytrain_xai.data.teacher_store import check_store
@@ -143,10 +144,18 @@ def _check_splits(config: RunConfig, info: DatasetInfo) -> None:
             f"loss.name is cross_entropy, whose classes compete, but images of {config.data.evaluated} have several "
             "labels; set loss.name=bce"
         )
-    guidance = config.guidance
+    _check_annotations(config, info)
+
+
+def _check_annotations(config: RunConfig, info: DatasetInfo) -> None:
+    guidance, path = config.guidance, config.data.path
+    if guidance.weight == 0 and guidance.annotation_order is None:
+        return  # reading the annotations of a large data set takes a while
+    stored = StoredSplit(path, "train")
+    annotation_budget(stored, guidance, config.seed)
     if guidance.weight > 0 and guidance.annotation == "masks" and not info.has_masks:
         raise ConfigError(f"guidance.annotation is masks but {path} has none; set guidance.annotation=boxes")
-    if guidance.weight > 0 and not StoredSplit(path, "train").annotations.has_box.any():
+    if guidance.weight > 0 and not stored.annotations.has_box.any():
         raise ConfigError(
             f"guidance.weight is {guidance.weight} but no training sample of {path} has a box; set it to 0"
         )
