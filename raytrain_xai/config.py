@@ -6,17 +6,14 @@ configuration of a run is ``RunConfig.model_dump(mode="json")``; it is written i
 
 from __future__ import annotations
 
-import copy
-import difflib
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, Self, TypeVar, get_args
+from typing import Any, Literal, Self
 
-import yaml
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, model_validator
 
 from raytrain_xai.concept_config import ConceptRunConfig
+from raytrain_xai.config_text import dump_config, overridden, read_yaml, validated
 from raytrain_xai.errors import ConfigError
 from raytrain_xai.sections import (
     BcosifyConfig,
@@ -53,12 +50,12 @@ __all__ = [
     "TrackingConfig",
     "dump_config",
     "load_config",
+    "overridden",
     "parse_config",
+    "read_yaml",
+    "validated",
     "with_overrides",
 ]
-
-
-Kind = TypeVar("Kind", bound=Section)
 
 
 class RunConfig(Section):
@@ -107,15 +104,26 @@ class RunConfig(Section):
             raise ValueError(f"mixing needs pairs, each part of a batch has {self.batch_size // parts} images")
         return self
 
+    @property
+    def fixes_logits(self) -> bool:
+        """Whether training says where a logit of 0 is, at which F1 is decided; some losses see only differences."""
+        if self.distill is None or self.distill.truth_weight > 0:
+            return self.loss.name != "cross_entropy"
+        return self.distill.form == "bernoulli" and self.distill.kd_weight > 0
+
     @model_validator(mode="after")
     def _f1_has_a_meaning(self) -> Self:
-        needs_f1 = self.evaluation.select == "best_f1" or self.evaluation.min_f1 is not None
-        if self.loss.name == "cross_entropy" and needs_f1:
-            raise ValueError(
-                "loss.name=cross_entropy fixes only differences of logits, F1 is decided at logit 0: set "
-                "evaluation.select to best_accuracy or last, and no min_f1"
-            )
-        return self
+        if self.fixes_logits or (self.evaluation.select != "best_f1" and self.evaluation.min_f1 is None):
+            return self
+        if self.distill is None or self.distill.truth_weight > 0:
+            cause, remedy = "loss.name=cross_entropy fixes", ""
+        else:
+            cause = f"distill.form={self.distill.form} without distill.truth_weight fixes"
+            remedy = ", or for images with several labels distill.form to bernoulli with a kd_weight"
+        raise ValueError(
+            f"{cause} only differences of logits, F1 is decided at logit 0: set evaluation.select to best_accuracy or "
+            f"last, and no min_f1{remedy}"
+        )
 
     @model_validator(mode="after")
     def _boxes_stay_true(self) -> Self:
@@ -198,35 +206,6 @@ def parse_job(raw: Mapping[str, Any], source: str = "configuration") -> AnyRunCo
     return parse_config(raw, source)
 
 
-def read_yaml(file: Path) -> dict[str, Any]:
-    """The mapping in a YAML file.
-
-    Raises:
-        ConfigError: no such file, not YAML, or no mapping.
-    """
-    if not file.is_file():
-        raise ConfigError(f"no configuration file at {file}; give the path of a YAML file such as configs/tiny/*.yaml")
-    try:
-        raw = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{file} is not valid YAML: {_one_line(error)}") from error
-    if not isinstance(raw, dict):
-        raise ConfigError(f"{file} holds {type(raw).__name__}, expected a mapping of configuration keys")
-    return raw
-
-
-def overridden(raw: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
-    """A copy with ``a.b=c`` overrides applied, values read as YAML.
-
-    Raises:
-        ConfigError: an override is not KEY=VALUE, or goes below a value.
-    """
-    changed = copy.deepcopy(dict(raw))
-    for override in overrides:
-        _apply_override(changed, override)
-    return changed
-
-
 def parse_config(raw: Mapping[str, Any], source: str = "configuration") -> RunConfig:
     """Validate a mapping; see :func:`load_config`."""
     if raw.get("job") == "concepts":
@@ -241,81 +220,3 @@ def parse_concept_config(raw: Mapping[str, Any], source: str = "configuration") 
     if raw.get("job") != "concepts":
         raise ConfigError(f"{source} describes a classifier's run, a concept run is needed here (job: concepts)")
     return validated(ConceptRunConfig, raw, source)
-
-
-def validated(kind: type[Kind], raw: Mapping[str, Any], source: str) -> Kind:
-    """A section of a mapping.
-
-    Raises:
-        ConfigError: names ``source`` and every key that is unknown, missing or has a wrong value.
-    """
-    try:
-        return kind.model_validate(raw)
-    except ValidationError as error:
-        problems = "; ".join(_describe(kind, problem) for problem in error.errors())
-        raise ConfigError(f"{source}: {problems}") from error
-
-
-def dump_config(config: Section) -> str:
-    """YAML text that :func:`load_config` reads back to an equal configuration."""
-    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
-
-
-def _apply_override(raw: dict[str, Any], override: str) -> None:
-    key, equals, text = override.partition("=")
-    if not equals or not key.strip():
-        raise ConfigError(f"--set {override!r} is not KEY=VALUE; write for example --set guidance.weight=0.1")
-    try:
-        value = yaml.safe_load(text) if text else None
-    except yaml.YAMLError as error:
-        raise ConfigError(f"--set {override!r}: the value is not valid YAML: {_one_line(error)}") from error
-    if isinstance(value, str) and re.fullmatch(r"[+-]?\d+(\.\d*)?[eE][+-]?\d+", value):
-        value = float(value)  # YAML 1.1 reads 1e-3 as text
-    *parents, last = key.strip().split(".")
-    node = raw
-    for parent in parents:
-        child = node.setdefault(parent, {})
-        if not isinstance(child, dict):
-            raise ConfigError(f"--set {override!r}: {parent} is a value, not a section")
-        node = child
-    node[last] = value
-
-
-def _describe(kind: type[Section], problem: Mapping[str, Any]) -> str:
-    """One validation problem as ``path: reason (choices)``."""
-    location = [part for part in problem["loc"] if isinstance(part, str)]
-    section, keys = kind, list[str]()
-    for number, part in enumerate(location[:-1]):
-        if part not in section.model_fields:
-            continue  # the tag of a union, which pydantic puts between its key and the keys below
-        keys.append(part)
-        section = _below(section, part, tag=location[number + 1])
-    keys += location[-1:]
-    path = ".".join(keys) or "run"
-    if problem["type"] == "extra_forbidden":
-        known = list(section.model_fields)
-        near = difflib.get_close_matches(location[-1], known, n=1)
-        hint = f"did you mean {near[0]}? " if near else ""
-        return f"unknown key {path}; {hint}valid keys here: {', '.join(known)}"
-    if problem["type"] == "missing":
-        return f"{path} is missing; set it in the file or with --set {path}=VALUE"
-    message = str(problem["msg"]).removeprefix("Value error, ")
-    return f"{path}: {message}, got {problem['input']!r}" if location else message
-
-
-def _below(section: type[Section], part: str, tag: str) -> type[Section]:
-    """The section under a key; of a union the member whose ``kind`` is ``tag``."""
-    found: list[type[Section]] = []
-    pending: list[Any] = [section.model_fields[part].annotation]
-    while pending:
-        annotation = pending.pop()
-        if isinstance(annotation, type) and issubclass(annotation, Section):
-            found.append(annotation)
-        else:
-            pending += get_args(annotation)
-    named = [c for c in found if "kind" in c.model_fields and tag in get_args(c.model_fields["kind"].annotation)]
-    return (named or found or [section])[0]
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())

@@ -231,7 +231,8 @@ class EvaluationConfig(Section):
     order: Literal["canonical", "paper_code"] = "canonical"
     """canonical: resize the signed map, then clamp; paper_code: clamp first for L1 and PPCE, as the released code."""
     select: Literal["last", "best_f1", "best_accuracy"] = "best_f1"
-    """Checkpoint that is measured on the test split at the end; cross_entropy leaves F1 without meaning."""
+    """Checkpoint that is measured on the test split at the end; cross_entropy, and softmax distillation without
+    truth_weight, leave F1 without meaning."""
     min_f1: float | None = Field(default=None, ge=0, le=1)
     """Stop after an evaluation when the best F1 so far is below this."""
 

@@ -52,6 +52,8 @@ def test_overrides_are_typed_and_nested(tmp_path: Path) -> None:
         ("optim={clip_norm: 1, agc: 0.01}", ["clip_norm and agc", "choose one"]),
         ("mixing.cutmix_alpha=1", ["mixing needs pairs", "3 images"]),
         ("loss.name=cross_entropy", ["F1 is decided at logit 0", "best_accuracy or last"]),
+        ("distill={teacher: t}", ["distill.form=softmax without distill.truth_weight", "or for images with several"]),
+        ("distill={teacher: t, form: bernoulli, kd_weight: 0, explanation_weight: 1}", ["F1 is decided at logit 0"]),
         ("loss.name=bec", ["loss.name", "'bce', 'off_label_bce' or 'cross_entropy'"]),
         ("ema.decay=1", ["ema.decay", "less than 1"]),
         ("evaluation.iou_threshold=.33", ["evaluation.iou_threshold", ".05, .10", "0.33"]),
@@ -67,6 +69,27 @@ def test_refusals_name_path_reason_and_choices(tmp_path: Path, override: str, wo
         load_config(tmp_path / "c.yaml", [override])
     for word in words:
         assert word in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("loss", "distill", "fixes"),
+    [
+        ("bce", None, True),
+        ("cross_entropy", None, False),
+        ("bce", {}, False),
+        ("bce", {"truth_weight": 0.1}, True),
+        ("cross_entropy", {"truth_weight": 0.1}, False),
+        ("cross_entropy", {"form": "bernoulli"}, True),
+        ("bce", {"form": "bernoulli", "kd_weight": 0, "explanation_weight": 1}, False),
+    ],
+)
+def test_where_the_logit_0_means_something(loss: str, distill: dict[str, object] | None, fixes: bool) -> None:
+    taught = None if distill is None else {"teacher": "t", **distill}
+    raw = MINIMAL | {"loss": {"name": loss}, "distill": taught, "evaluation": {"select": "last"}}
+    assert parse_config(raw).fixes_logits is fixes
+    if not fixes:
+        with pytest.raises(ConfigError, match="best_accuracy or last, and no min_f1"):
+            parse_config(raw | {"evaluation": {"select": "last", "min_f1": 0.1}})
 
 
 def test_missing_keys_and_files(tmp_path: Path) -> None:

@@ -35,11 +35,11 @@ def runs(make_run: Any, confounded: str, tmp_path_factory: pytest.TempPathFactor
     """A B-cos teacher, a B-cos student and a plain one that learns by Grad-CAM."""
     folder = tmp_path_factory.mktemp("runs")
     teacher = make_run(folder, "teacher", confounded, model="bcos_resnet_tiny", image_size=48)
-    taught = {"teacher": teacher, "explanation_weight": 1.0}
+    taught = {"distill": {"teacher": teacher, "explanation_weight": 1.0}, "evaluation": {"select": "last"}}
     return [
         teacher,
-        make_run(folder, "student", confounded, model="bcos_resnet_tiny", seed=3, distill=taught),
-        make_run(folder, "plain", confounded, seed=4, distill=taught),
+        make_run(folder, "student", confounded, model="bcos_resnet_tiny", seed=3, **taught),
+        make_run(folder, "plain", confounded, seed=4, **taught),
     ]
 
 
@@ -119,6 +119,7 @@ def test_other_classes_are_refused(runs: list[str], objects: str) -> None:
 def test_explanations_that_cannot_be_compared_are_refused(
     make_run: Any, runs: list[str], confounded: str, tmp_path: Path
 ) -> None:
-    plain = make_run(tmp_path, "p", confounded, distill={"teacher": runs[0], "explanation": "weights"})
+    distill = {"teacher": runs[0], "explanation": "weights"}
+    plain = make_run(tmp_path, "p", confounded, distill=distill, evaluation={"select": "last"})
     with pytest.raises(ConfigError, match="squeezenet1_1 is none"):
         compare(runs[0], [plain], device=CPU)

@@ -70,7 +70,8 @@ def make_config(birds: Path, teachers: dict[str, str], tmp_path: Path) -> MakeCo
         raw: dict[str, Any] = {
             "name": "student", "storage": str(tmp_path / "runs"), "epochs": 1, "workers": 0, "batch_size": 8,
             "data": {"path": str(birds), "image_size": 48},
-            "model": {"name": "bcos_resnet_tiny", "norm_statistics": "batch"}, "evaluation": {"batch_size": 4},
+            "model": {"name": "bcos_resnet_tiny", "norm_statistics": "batch"},
+            "evaluation": {"batch_size": 4, "select": "last"},
             "distill": {
                 "teacher": teachers["bcos_resnet_tiny"], "cache": str(tmp_path / "answers"), "explanation_weight": 1.0
             },

@@ -23,6 +23,7 @@ STUDENT: dict[str, Any] = {
     "guidance": {"weight": 0.0},
     "data": {"image_size": 32, "augment": "flip"},
     "optim": {"lr": 1e-2},
+    "evaluation": {"select": "best_accuracy"},
 }
 
 

@@ -185,6 +185,7 @@ def make_stored(birds: str, tmp_path: Path) -> MakeStored:
             "name": "test", "epochs": 1, "seed": 5, "batch_size": 16, "model": {"name": "resnet18"},
             "data": {"path": birds, "image_size": 32, "shuffle_window": 64, **data},
             "distill": {"teacher": "t", "cache": str(place), "explanation_weight": 1.0},
+            "evaluation": {"select": "last"},
         }  # fmt: skip
         return parse_config(raw), plan
 

@@ -65,7 +65,10 @@ def settled(network: Network, batch: Batch) -> Network:
 
 
 def distill_config(distill: dict[str, Any], **sections: Any) -> RunConfig:
-    raw = {"name": "x", "epochs": 1, "data": {"path": "d", "image_size": 32}, "model": {"name": "bcos_resnet_tiny"}}
+    raw = {
+        "name": "x", "epochs": 1, "data": {"path": "d", "image_size": 32}, "model": {"name": "bcos_resnet_tiny"},
+        "evaluation": {"select": "last"},
+    }  # fmt: skip
     return parse_config({**raw, "distill": {"teacher": "t", **distill}, **sections})
 
 

@@ -33,6 +33,7 @@ def taught(make_run: Any, folder: Path, name: str, data: str, teacher: str, **di
     run = make_run(
         folder, name, data, model="bcos_resnet_tiny", seed=len(name),
         test={"f1": 0.6, "epg": 0.25, **AGREEMENT}, distill={"teacher": teacher, **distill},
+        evaluation={"select": "last"},
     )  # fmt: skip
     log = Path(run) / "metrics.jsonl"
     records = [json.loads(line) for line in log.read_text().splitlines()]

@@ -44,6 +44,7 @@ def config_of(baseline: str, **sections: Any) -> RunConfig:
     raw: dict[str, Any] = {
         "name": "run", "epochs": 1, "data": {"path": "anywhere"}, "model": {"name": "bcos_resnet_tiny"},
         "distill": {"teacher": "elsewhere", "baseline": baseline, "baseline_weight": 1.0},
+        "evaluation": {"select": "last"},
     }  # fmt: skip
     for name, section in sections.items():
         raw[name] = {**raw.get(name, {}), **section} if isinstance(section, dict) else section
