@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from raytrain_xai.data.records import Option
+from raytrain_xai.data.records import SPLITS, Option
 from raytrain_xai.errors import DataError
-from raytrain_xai.storage import Location, exists, read_bytes, write_bytes
+from raytrain_xai.storage import Location, delete_tree, exists, list_names, read_bytes, write_bytes
 
 FORMAT_VERSION = 1
 NAME = "manifest.json"
@@ -92,6 +92,32 @@ def read_manifest(at: Location) -> Manifest:
         raise DataError(
             f"{at.child(NAME).uri} is damaged ({error!r}): run `raytrain-xai data prepare` again"
         ) from error
+
+
+def claim_folder(at: Location, splits: Collection[str], overwrite: bool) -> None:
+    """Make sure that ``at`` is ours to write; a finished data set becomes unfinished when it may be replaced.
+
+    Raises:
+        DataError: it holds a finished data set and ``overwrite`` is not set, or other things than a data set.
+    """
+    if is_finished(at):
+        if not overwrite:
+            raise DataError(f"{at.uri} holds a finished data set; use --overwrite to replace it, or another place")
+        delete_tree(at.child(NAME))
+        for split in SPLITS:
+            delete_tree(at.child(split))
+    foreign = sorted(set(list_names(at)) - set(splits) - set(SPLITS))
+    if foreign:
+        raise DataError(f"{at.uri} holds other things ({', '.join(foreign[:5])}); give an empty or new folder")
+
+
+def remove_other_shards(at: Location, manifest: Manifest) -> None:
+    """Remove shards of an earlier, interrupted run with another plan."""
+    wanted = {shard.file for shards in manifest.splits.values() for shard in shards}
+    for split in SPLITS:
+        for name in list_names(at.child(split)):
+            if f"{split}/{name}" not in wanted:
+                delete_tree(at.child(split, name))
 
 
 def _parse(raw: dict[str, Any]) -> Manifest:

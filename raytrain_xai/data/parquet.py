@@ -66,10 +66,14 @@ def schema(dataset: Mapping[str, Any], shard: Mapping[str, Any]) -> pa.Schema:
 
 
 def encode_shard(rows: Sequence[StoredRow], columns: pa.Schema) -> bytes:
-    """Parquet file of the rows. Images and masks are compressed already, so nothing is compressed again."""
+    """Parquet file of the rows."""
     boxes = [[vars(box) for box in row.boxes] for row in rows]
     plain = {name: [getattr(row, name) for row in rows] for name in columns.names if name != "boxes"}
-    table = pa.table(plain | {"boxes": boxes}, schema=columns)
+    return encode_table(pa.table(plain | {"boxes": boxes}, schema=columns))
+
+
+def encode_table(table: pa.Table) -> bytes:
+    """Parquet file of a table of :func:`schema`. Images and masks are compressed already, so nothing is again."""
     sink = pa.BufferOutputStream()
     pq.write_table(
         table,
@@ -80,6 +84,26 @@ def encode_shard(rows: Sequence[StoredRow], columns: pa.Schema) -> bytes:
         write_statistics=False,  # minima of image bytes are of no use
     )
     return sink.getvalue().to_pybytes()
+
+
+def decode_shard(data: bytes, file: str) -> pa.Table:
+    """All rows of an encoded shard, with the metadata of its schema.
+
+    Raises:
+        DataError: not a whole Parquet file of our schema.
+    """
+    return read_columns(open_shard(pa.BufferReader(data), file), _COLUMNS.names)
+
+
+def with_boxes(table: pa.Table, boxes: Mapping[int, Sequence[Box]], labels: Mapping[int, Sequence[int]]) -> pa.Table:
+    """The same rows, some of them (by number) with other boxes and other labels."""
+    for name, new in (("boxes", {row: [vars(b) for b in given] for row, given in boxes.items()}), ("labels", labels)):
+        values = table[name].to_pylist()
+        for row, value in new.items():
+            values[row] = list(value)
+        place = table.schema.get_field_index(name)
+        table = table.set_column(place, _COLUMNS.field(name), pa.array(values, _COLUMNS.field(name).type))
+    return table
 
 
 def describe_shard(file: str, data: bytes) -> tuple[ShardInfo, dict[str, Any]]:

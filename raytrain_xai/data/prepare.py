@@ -15,15 +15,22 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from raytrain_xai.data.decode import decode_rgb, encode_mask
-from raytrain_xai.data.manifest import NAME, BadRecord, Manifest, ShardInfo, is_finished, write_manifest
+from raytrain_xai.data.manifest import (
+    BadRecord,
+    Manifest,
+    ShardInfo,
+    claim_folder,
+    remove_other_shards,
+    write_manifest,
+)
 from raytrain_xai.data.parquet import StoredRow, describe_shard, encode_shard, read_shard_info, schema
 from raytrain_xai.data.records import SPLITS, VOID, Box, Content, Entry, Relabelled, Source
 from raytrain_xai.errors import DataError
-from raytrain_xai.storage import Location, delete_tree, exists, list_names, locate, write_bytes
+from raytrain_xai.storage import Location, exists, locate, write_bytes
 
 Progress = Callable[[int], None]  # images done since the last call
 _EDGE = 1.0  # a box may reach this many pixels over the edge: rounding of annotation tools; it is cut back
-_MIN_SIDE = 1.0  # pixels; thinner boxes mark nothing and are dropped
+MIN_SIDE = 1.0  # pixels; thinner boxes mark nothing and are dropped
 
 
 @dataclass(frozen=True)
@@ -63,7 +70,7 @@ def prepare(
         DataError: ``dest`` holds a finished data set or something else, or no record at all is good.
     """
     at = locate(dest)
-    _claim(at, source.splits, overwrite)
+    claim_folder(at, source.splits, overwrite)
     tasks = list(_plan(source, at, shard_rows))
     results: dict[str, tuple[ShardInfo, dict[str, Any]]] = {}
     for task, result in _run(tasks, workers):
@@ -73,7 +80,7 @@ def prepare(
     manifest = _summarise(source, tasks, results)
     if not manifest.splits:
         raise DataError(f"no good record in {source.kind}: {_first_reason(manifest)}")
-    _sweep(at, manifest)
+    remove_other_shards(at, manifest)
     write_manifest(at, manifest)
     return manifest
 
@@ -118,8 +125,8 @@ def check_content(entry: Entry, content: Content, num_classes: int) -> tuple[Sto
         DataError: the image or mask cannot be used, or a box is inverted or outside the image.
     """
     height, width, _ = decode_rgb(content.image).shape
-    boxes = [_check_box(box, width, height) for box in content.boxes]
-    kept = tuple(b for b in boxes if b.x1 - b.x0 >= _MIN_SIDE and b.y1 - b.y0 >= _MIN_SIDE)
+    boxes = [check_box(box, width, height) for box in content.boxes]
+    kept = tuple(b for b in boxes if b.x1 - b.x0 >= MIN_SIDE and b.y1 - b.y0 >= MIN_SIDE)
     mask = content.mask
     if mask is not None:
         if mask.shape != (height, width):
@@ -131,7 +138,12 @@ def check_content(entry: Entry, content: Content, num_classes: int) -> tuple[Sto
     return row, len(boxes) - len(kept)
 
 
-def _check_box(box: Box, width: int, height: int) -> Box:
+def check_box(box: Box, width: int, height: int) -> Box:
+    """The box, cut at the border where rounding moved it over by a pixel or less.
+
+    Raises:
+        DataError: inverted, NaN, or further outside the image of ``width`` x ``height`` pixels.
+    """
     corners = f"box ({box.x0:g}, {box.y0:g}, {box.x1:g}, {box.y1:g})"
     if not (box.x0 <= box.x1 and box.y0 <= box.y1):  # also catches NaN
         raise DataError(f"{corners} is inverted; expected x0 <= x1 and y0 <= y1")
@@ -149,19 +161,6 @@ def _relabel(entries: Sequence[Entry], table: tuple[int, ...]) -> list[Entry]:
         elif labels:
             kept.append(replace(entry, labels=labels, recipe=Relabelled(entry.recipe, table)))
     return kept
-
-
-def _claim(at: Location, splits: Mapping[str, Sequence[Entry]], overwrite: bool) -> None:
-    """Make sure that ``at`` is ours to write; a finished data set becomes unfinished when it may be replaced."""
-    if is_finished(at):
-        if not overwrite:
-            raise DataError(f"{at.uri} holds a finished data set; use --overwrite to replace it, or another place")
-        delete_tree(at.child(NAME))
-        for split in SPLITS:
-            delete_tree(at.child(split))
-    foreign = sorted(set(list_names(at)) - set(splits) - set(SPLITS))
-    if foreign:
-        raise DataError(f"{at.uri} holds other things ({', '.join(foreign[:5])}); give an empty or new folder")
 
 
 def _plan(source: Source, at: Location, shard_rows: int) -> Iterator[_Task]:
@@ -248,15 +247,6 @@ def _summarise(
         dropped_boxes=dropped,
         bad_records=tuple(bad),
     )
-
-
-def _sweep(at: Location, manifest: Manifest) -> None:
-    """Remove shards of an earlier, interrupted run with another plan."""
-    wanted = {shard.file for shards in manifest.splits.values() for shard in shards}
-    for split in SPLITS:
-        for name in list_names(at.child(split)):
-            if f"{split}/{name}" not in wanted:
-                delete_tree(at.child(split, name))
 
 
 def _first_reason(manifest: Manifest) -> str:
