@@ -63,12 +63,12 @@ def prepare_command(
         source = select_classes(source, min_images)
     for note in source.notes:
         click.echo(note)
-    with _progress_bar(sum(map(len, source.splits.values()))) as advance:
+    with image_progress(sum(map(len, source.splits.values()))) as advance:
         manifest = prepare(
             source, dest, workers=workers or min(os.cpu_count() or 1, 8), shard_rows=shard_rows,
             overwrite=overwrite, progress=advance,
         )  # fmt: skip
-    _echo_result(manifest, dest)
+    echo_stored(manifest, dest)
     if manifest.bad_records and not skip_bad:
         raise DataError(
             f"{len(manifest.bad_records)} bad records left out, listed above; the others are ready at {dest}: "
@@ -100,7 +100,7 @@ def info_command(dest: str, out: str | None, split: str, count: int) -> None:
 
 
 @contextmanager
-def _progress_bar(total: int) -> Generator[Progress]:
+def image_progress(total: int) -> Generator[Progress]:
     """A bar on stderr, only when that is a terminal."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
@@ -113,7 +113,8 @@ def _progress_bar(total: int) -> Generator[Progress]:
         yield lambda count: bar.advance(task, count)
 
 
-def _echo_result(manifest: Manifest, dest: str) -> None:
+def echo_stored(manifest: Manifest, dest: str) -> None:
+    """What was written, and on stderr what could not be used."""
     for record in manifest.bad_records:
         click.echo(f"bad record in {record.split}: {record.file}: {record.reason}", err=True)
     if manifest.dropped_boxes:
