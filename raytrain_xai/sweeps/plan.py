@@ -73,15 +73,28 @@ def trial_config(
     Raises:
         ConfigError: a path or value is refused; names the trial and its values.
     """
-    raw = _base_values(config)
-    for path, value in spec.values.items():
-        set_path(raw, path, value)
+    own: dict[str, Any] = {"name": spec.id, "storage": sweep_address(config, TRIALS), "seed": spec.seed}
     if baseline is not None:
-        set_path(raw, "model.weights", baseline)
+        own["model.weights"] = baseline
     if order is not None:
-        set_path(raw, "guidance.annotation_order", order)
-    raw |= {"name": spec.id, "storage": sweep_address(config, TRIALS), "seed": spec.seed}
-    return parse_job(raw, source=f"trial {spec.id} ({describe_values(spec.values)})")
+        own["guidance.annotation_order"] = order
+    return resolve(config, {**spec.values, **own}, source=f"trial {spec.id} ({describe_values(spec.values)})")
+
+
+def resolve(config: SweepConfig, values: Mapping[str, Scalar], *, source: str) -> AnyRunConfig:
+    """The run that values (dotted path -> value) over base and fixed describe.
+
+    Raises:
+        ConfigError: a path or value is refused; begins with ``source``.
+    """
+    raw = _base_values(config)
+    for path, value in values.items():
+        try:
+            set_path(raw, path, value)
+        except ConfigError as error:
+            raise ConfigError(f"{source}: {error}") from error
+    raw.setdefault("name", config.name)  # a base that is no file needs none, every run gets its own
+    return parse_job(raw, source=source)
 
 
 def baseline_seeds(config: SweepConfig) -> tuple[int, ...]:
@@ -105,14 +118,13 @@ def baseline_config(config: SweepConfig, seed: int) -> AnyRunConfig:
         ConfigError: a path or value is refused, or ``baseline.set`` guides.
     """
     assert config.baseline is not None
-    raw = _base_values(config)
-    set_path(raw, WEIGHT, 0.0)
-    for path, value in config.baseline.set.items():
-        set_path(raw, path, value)
-    raw |= {"name": f"s{seed}", "storage": sweep_address(config, BASELINE), "seed": seed}
-    run = parse_job(raw, source="baseline")
-    if run.job != "classify" or run.guidance.weight > 0:
-        raise ConfigError("baseline: it is the unguided classifier; leave baseline out, or guidance.weight at 0")
+    own: dict[str, Any] = {"name": f"s{seed}", "storage": sweep_address(config, BASELINE), "seed": seed}
+    if config.base.get("job", "classify") != "classify":
+        raise ConfigError("baseline: it is for classifiers, this sweep is of concept runs; leave baseline out")
+    run = resolve(config, {WEIGHT: 0.0, **config.baseline.set, **own}, source="baseline")
+    assert run.job == "classify"
+    if run.guidance.weight > 0:
+        raise ConfigError(f"baseline: it is unguided, but {WEIGHT} is {run.guidance.weight}; leave it out of set")
     return run
 
 

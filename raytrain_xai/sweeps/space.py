@@ -63,6 +63,13 @@ def all_points(config: SweepConfig) -> list[Point]:
     return list({tuple(sorted(point.items(), key=str)): point for point in found}.values())
 
 
+def corner_points(space: Mapping[str, Axis]) -> list[Point]:
+    """Points that show every value of every list and both ends of every range, one axis moving at a time."""
+    first = {path: axis.values[0] for path, axis in space.items()}
+    moved = [{**first, path: value} for path, axis in space.items() for value in axis.values[1:]]
+    return [first, *moved]
+
+
 def _positions(path: str, count: int, seed: int) -> list[float]:
     """Uniform in [0, 1)."""
     return uniform(torch.arange(count), seed, zlib.crc32(path.encode())).tolist()
