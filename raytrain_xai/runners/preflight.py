@@ -22,7 +22,7 @@ from raytrain_xai.models.stochastic_depth import set_stochastic_depth
 from raytrain_xai.models.weights import is_named
 from raytrain_xai.models.zoo import MODEL_NAMES, build_network
 from raytrain_xai.runners.tracking import check_mlflow
-from raytrain_xai.runners.tutor import build_tutor
+from raytrain_xai.runners.tutor import build_tutor, check_same_teacher
 from raytrain_xai.storage import locate
 
 
@@ -57,16 +57,17 @@ def _resolve_teacher(distill: DistillConfig) -> DistillConfig:
     return distill.model_copy(update={"teacher": teacher, "cache": _absolute_or_none(distill.cache)})
 
 
-def check_run(config: RunConfig, *, is_new: bool) -> DatasetInfo:
+def check_run(config: RunConfig, *, is_new: bool, teacher: str | None = None) -> DatasetInfo:
     """Open the data, build the model once, and check that they and the resources fit together.
 
     Args:
         is_new: the weights the run starts from are loaded too; a resumed run has its own.
+        teacher: fingerprint of the teacher that a resumed distillation has learned from so far.
 
     Raises:
         ConfigError: names the key to change.
         DataError: the data set cannot be used.
-        CheckpointError: ``model.weights`` cannot be used.
+        CheckpointError: ``model.weights`` cannot be used, or ``distill.teacher`` is another one by now.
     """
     info = open_run_data(config.data, config.seed)
     _check_splits(config, info)
@@ -87,7 +88,7 @@ def check_run(config: RunConfig, *, is_new: bool) -> DatasetInfo:
         )
     if config.bcosify is not None:
         check_bcosify(network, config.bcosify)
-    check_teacher(network, config, info)
+    check_teacher(network, config, info, teacher)
     if config.model.stochastic_depth > 0:
         set_stochastic_depth(network.net, config.model.stochastic_depth)
     method = config.guidance.attribution or network.default_attribution
@@ -111,16 +112,21 @@ def check_bcosify(network: Network, bcosify: BcosifyConfig) -> None:
     build_plain(network, bcosify)
 
 
-def check_teacher(network: Network, config: RunConfig, info: DatasetInfo) -> None:
+def check_teacher(network: Network, config: RunConfig, info: DatasetInfo, before: str | None) -> None:
     """Check that a network can learn from the teacher of a run, live or stored; nothing without one.
 
+    Args:
+        before: fingerprint of the teacher so far, None at the start.
     Raises:
-        ConfigError, CheckpointError: no such teacher, other classes, nothing that could be compared.
+        ConfigError, CheckpointError: no such teacher, another one than before, other classes, nothing that could be
+            compared.
         DataError: the stored answers are missing, or are not those of this teacher about this data.
     """
     distill, tutor = config.distill, build_tutor(network, config, info, torch.device("cpu"))
     if distill is None or tutor is None:
         return
+    if before is not None:
+        check_same_teacher(before, tutor)
     if distill.cache is not None:
         kind = tutor.measures.kind if distill.explanation_weight > 0 else None
         check_store(locate(distill.cache), config, info, tutor.fingerprint, kind=kind)

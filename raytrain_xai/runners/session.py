@@ -117,7 +117,7 @@ def restore(session: Session) -> tuple[Position, Tracker | None]:
     if checkpoint is not None:
         restore_model(session.network, checkpoint.model, checkpoint.step)
         if session.tutor is not None:
-            check_same_teacher(checkpoint.state, session.tutor)
+            check_same_teacher(checkpoint.state[TEACHER], session.tutor)
         _restore_training(session, checkpoint.optimizer)
         position = Position.from_json(checkpoint.state)
     elif session.config.model.weights is not None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from raytrain_xai.checkpoint import complete_steps
+from raytrain_xai.checkpoint import complete_steps, read_checkpoint_of
 from raytrain_xai.config import AnyRunConfig, RunConfig, job_with_overrides, parse_job
 from raytrain_xai.data.run_data import open_run_data
 from raytrain_xai.errors import ConfigError, DataError
@@ -30,6 +30,7 @@ from raytrain_xai.runners.concept_job import plan_concepts
 from raytrain_xai.runners.job import Job, Launch
 from raytrain_xai.runners.loop import train
 from raytrain_xai.runners.preflight import check_run, resolve_paths
+from raytrain_xai.runners.tutor import TEACHER
 from raytrain_xai.runners.worker import Worker
 from raytrain_xai.storage import Location, delete_tree, exists
 
@@ -99,7 +100,11 @@ def _plan(config: AnyRunConfig, stored: Location | None) -> Job:
     is_new = stored is None or not complete_steps(stored.child(CHECKPOINTS))
     if isinstance(config, RunConfig):
         config = resolve_paths(config)
-        return Job(config, partial(_train_classifier, check_run(config, is_new=is_new).fingerprint))
+        teacher = None
+        if stored is not None and config.distill is not None and not is_new:
+            teacher = read_checkpoint_of(stored, "last").state[TEACHER]
+        info = check_run(config, is_new=is_new, teacher=teacher)
+        return Job(config, partial(_train_classifier, info.fingerprint))
     return plan_concepts(config, stored)
 
 

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 
@@ -82,16 +81,15 @@ def measure_agreement(
     return summarise_agreement(first.merge(*others), task)
 
 
-def check_same_teacher(state: Mapping[str, Any], tutor: Tutor) -> None:
+def check_same_teacher(before: str, tutor: Tutor) -> None:
     """Refuse to go on with another teacher than a checkpoint was made with.
 
     Args:
-        state: of the checkpoint.
+        before: fingerprint in the state of the checkpoint, its key ``TEACHER``.
         tutor: the teacher that is there now.
     Raises:
         CheckpointError: they differ.
     """
-    before = state[TEACHER]
     if before != tutor.fingerprint:
         raise CheckpointError(
             f"distill.teacher={tutor.source} has other weights (fingerprint {tutor.fingerprint[:12]}) than the teacher "

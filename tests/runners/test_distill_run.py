@@ -119,6 +119,8 @@ def test_resume_with_another_teacher_is_refused(make_config: MakeConfig, network
     safetensors.torch.save_file({key: value * 1.5 for key, value in tensors.items()}, teacher)
     with pytest.raises(CheckpointError, match=r"has other weights \(fingerprint .*\) than the teacher this"):
         resume_run(run, ["epochs=2"], QUIET)
+    assert (Path(run) / "metrics.json").exists(), "the run is as it was"
+    assert len(list((Path(run) / "attempts").iterdir())) == 1, "nobody has claimed it"
     safetensors.torch.save_file(tensors, teacher)
     assert resume_run(run, ["epochs=2"], QUIET).metrics["selected"]
 
