@@ -47,6 +47,8 @@ class Tutor:
 def build_tutor(student: Network, config: RunConfig, info: DatasetInfo, device: torch.device) -> Tutor | None:
     """Load the teacher that ``config.distill`` names, None without that section.
 
+    Its weights are laid out as the student's, see ``channels_last``.
+
     Args:
         student: to be trained.
         info: its classes are the student's.
@@ -59,6 +61,8 @@ def build_tutor(student: Network, config: RunConfig, info: DatasetInfo, device: 
     if distill is None:
         return None
     teacher = load_teacher(distill.teacher, info.classes, device=device)
+    if config.channels_last:
+        teacher.network.net.to(memory_format=torch.channels_last)
     kind = distill.explanation or default_kind(student, teacher.network)
     check_pair(student, teacher.network, kind)
     answers = LiveTeacher(teacher.network, kind, distill.precision) if distill.cache is None else StoredTeacher(kind)

@@ -13,9 +13,12 @@ import torch
 
 from raytrain_xai.checkpoint import load_network
 from raytrain_xai.config import RunConfig
+from raytrain_xai.data.loader import TrainingData
+from raytrain_xai.data.run_data import open_run_data
 from raytrain_xai.errors import CheckpointError, ConfigError
 from raytrain_xai.runners import loop
 from raytrain_xai.runners.train import Launch, resume_run, start_run
+from raytrain_xai.runners.tutor import build_tutor
 
 MakeConfig = Callable[..., RunConfig]
 QUIET = Launch("local", lambda _: None)
@@ -108,6 +111,23 @@ def test_a_run_that_was_killed_ends_with_the_same_bits(
     if baseline is not None:  # it learned, and its optimiser state is there
         moments = [value for key, value in training.items() if key.startswith("aux.") and key.endswith("/exp_avg")]
         assert moments and all(value.any() for value in moments)
+
+
+def test_the_teacher_is_laid_out_as_the_student(make_config: MakeConfig, network: str) -> None:
+    """The layout changes speed; answers change by rounding, the fingerprint not at all."""
+    plain, last = (student(make_config, network, channels_last=value) for value in (False, True))
+    info = open_run_data(plain.data, plain.seed)
+    tutors = [build_tutor(load_network(network)[0], config, info, torch.device("cpu")) for config in (plain, last)]
+    assert tutors[0] is not None and tutors[1] is not None
+    for tutor, layout in zip(tutors, (torch.contiguous_format, torch.channels_last), strict=True):
+        assert tutor is not None
+        kernels = [p for p in tutor.network.net.parameters() if p.ndim == 4 and min(p.shape[1], p.shape[2]) > 1]
+        assert kernels and all(p.is_contiguous(memory_format=layout) for p in kernels)
+    assert tutors[0].fingerprint == tutors[1].fingerprint
+    batch = next(iter(TrainingData(plain, info, rank=0, world_size=1).epoch(0)))
+    answers = [tutor.answers(batch, with_maps=True) for tutor in tutors if tutor is not None]
+    torch.testing.assert_close(answers[1].logits, answers[0].logits, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(answers[1].maps, answers[0].maps, rtol=1e-3, atol=1e-4)
 
 
 def test_resume_with_another_teacher_is_refused(make_config: MakeConfig, network: str, tmp_path: Path) -> None:
