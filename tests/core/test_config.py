@@ -13,7 +13,10 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 MINIMAL = {"name": "run", "epochs": 1, "data": {"path": "d"}, "model": {"name": "resnet18"}}
 
 
-@pytest.mark.parametrize("file", sorted((REPOSITORY / "configs").rglob("*.yaml")), ids=lambda f: f.stem)
+SHIPPED = sorted((REPOSITORY / "configs").rglob("*.yaml"))
+
+
+@pytest.mark.parametrize("file", [file for file in SHIPPED if "\nbase:" not in file.read_text()], ids=lambda f: f.stem)
 def test_shipped_files_are_valid(file: Path) -> None:
     assert load_job(file).name
 
