@@ -249,3 +249,30 @@ def test_the_command_writes_and_verifies(make_config: MakeConfig, tmp_path: Path
         assert done.output.splitlines()[-2:] == [
             "24 answers of 396 bytes in 5 shards", f"written to {tmp_path / 'answers'}; set distill.cache to it"
         ]  # fmt: skip
+
+
+@pytest.mark.ray
+@pytest.mark.timeout(240)
+def test_two_workers_write_the_bytes_of_one_process(
+    make_config: MakeConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With maps so large that 24 images are two shards: the workers know nothing of a smaller limit set here."""
+    monkeypatch.undo()
+    config, threads = make_config(data={"image_size": 320}), torch.get_num_threads()
+    torch.set_num_threads(1)  # as each worker has
+    try:
+        cache(config, out=str(tmp_path / "alone"))
+    finally:
+        torch.set_num_threads(threads)
+    records: Records = []
+    two = Crew(2, ResourcesConfig(), address="local")
+    _, manifest = cache_teacher(config, str(tmp_path / "shared"), two, records.append)
+    alone, shared = (
+        {str(file.relative_to(at)): file.read_bytes() for file in at.rglob("*.*")}
+        for at in (tmp_path / "alone", tmp_path / "shared")
+    )
+    assert alone == shared and len(manifest.shards) == 2
+    assert {file for file in shared if file.endswith(".safetensors")} == {
+        f"shards/{number:05d}.safetensors" for number in range(2)
+    }
+    assert [r["done"] for r in records if r["kind"] == "tasks"][-1] == 24
