@@ -3,49 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from raytrain_xai.annotation.asked import Asked, ask
 from raytrain_xai.annotation.attribution_entropy import attribution_entropy
 from raytrain_xai.annotation.class_balanced import class_balanced
 from raytrain_xai.annotation.confidence import lack_of_confidence
 from raytrain_xai.annotation.disagreement import disagreement, second_opinion
 from raytrain_xai.annotation.k_centre import k_centre
 from raytrain_xai.annotation.measure import PairScore, Progress, pair_maps, pooled_features, worst_of_images
-from raytrain_xai.checkpoint import checkpoint_name, load_network
 from raytrain_xai.config import parse_config
 from raytrain_xai.data.annotation_order import Order
 from raytrain_xai.data.boxes import drawn_order
 from raytrain_xai.data.dataset import StoredSplit
 from raytrain_xai.data.loader import evaluation_batches
 from raytrain_xai.errors import ConfigError
-from raytrain_xai.evaluation import check_classes
 from raytrain_xai.explain import Explainer
 from raytrain_xai.run_folder import open_run, read_config
 from raytrain_xai.sections import StrategyName
 
 FEATURES = "Final"  # tap of k_centre
 UNMEASURED = ("random", "class_balanced")  # need no network
-
-
-@dataclass(frozen=True)
-class Asked:
-    """A run that is asked about the training split of a data set.
-
-    Attributes:
-        explainer: its network and the attribution it is measured with.
-        checkpoint: name of the one that was loaded.
-        path: address of the data set.
-        batch_size: images that are asked about together.
-    """
-
-    explainer: Explainer
-    checkpoint: str
-    path: str
-    batch_size: int
 
 
 def suggest(
@@ -92,9 +73,9 @@ def suggest(
         if strategy == "class_balanced":
             rows = class_balanced(stored.annotations, len(stored.info.classes), chance, covered)
     else:
-        asked = _ask(run, path, stored, which=which, device=device)
+        asked = ask(run, stored, which=which, device=device)
         checkpoint = asked.checkpoint
-        rows, scores = _measured(asked, strategy, count, covered=covered, chance=chance, progress=progress)
+        rows, scores = _measured(asked, path, strategy, count, covered=covered, chance=chance, progress=progress)
     ids = stored.annotations.ids.take(rows[:count]).to_pylist()
     kept = None if scores is None else tuple(scores[:count].tolist())
     return Order(strategy, seed, run, checkpoint, stored.info.fingerprint, tuple(ids), kept)
@@ -106,21 +87,13 @@ def _checked_budget(budget: int | None, left: int, path: str) -> int:
     return left if budget is None else budget
 
 
-def _ask(run: str, path: str, stored: StoredSplit, *, which: str, device: torch.device | str) -> Asked:
-    network, config, info, _ = load_network(run, which=which, device=torch.device(device))
-    check_classes(run, info["classes"], path, stored.info.classes)
-    explainer = Explainer.of_run(network, config, info, origin=run)
-    return Asked(explainer, checkpoint_name(info["step"]), path, config.evaluation.batch_size)
-
-
 def _measured(
-    asked: Asked, strategy: StrategyName, count: int, *, covered: np.ndarray, chance: np.ndarray, progress: Progress
-) -> tuple[np.ndarray, np.ndarray]:
+    asked: Asked, path: str, strategy: StrategyName, count: int, *, covered: np.ndarray, chance: np.ndarray,
+    progress: Progress,
+) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
     """Rows in order, and their scores."""
     explainer = asked.explainer
-    batches = evaluation_batches(
-        asked.path, "train", explainer.image_size, asked.batch_size, shorter=explainer.shorter
-    )  # fmt: skip
+    batches = evaluation_batches(path, "train", explainer.image_size, asked.batch_size, shorter=explainer.shorter)
     if strategy == "k_centre":
         features = pooled_features(explainer, batches, FEATURES, progress)
         chosen, radius = k_centre(features, count, torch.from_numpy(covered))
