@@ -84,11 +84,8 @@ def _search_problems(config: SweepConfig) -> Iterator[str]:
             if all(axis.kind == "grid" for axis in axes.values()):
                 yield "search.kind=random has nothing to draw, every axis is a grid; set search.kind=grid"
         case OptunaSearch():
-            if config.cases or config.strategies or len(config.seeds) > 1:
-                yield (
-                    "search.kind=optuna proposes points of one space with one seed; leave cases and strategies out and "
-                    "give one seed"
-                )
+            if config.strategies or len(config.seeds) > 1:
+                yield "search.kind=optuna proposes points for one seed; leave strategies out and give one seed"
 
 
 def _scheduler_problems(config: SweepConfig) -> Iterator[str]:

@@ -4,13 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from raytrain_xai.run_folder import CONFIG, LOG, METRICS, logged_seconds, read_config, read_json, read_log
 from raytrain_xai.storage import Location, exists, list_names
 from raytrain_xai.sweep_config import PbtScheduler, Scalar, SweepConfig
-from raytrain_xai.sweeps.folder import TrialState, find_sweep, read_plan, read_states, read_sweep, trial_run
+from raytrain_xai.sweeps.folder import (
+    TrialState,
+    find_sweep,
+    read_plan,
+    read_state,
+    read_states,
+    read_sweep,
+    trial_run,
+)
+from raytrain_xai.sweeps.fronts import write_fronts
 from raytrain_xai.sweeps.plan import BASELINE, TRIALS, TrialSpec, baseline_seeds, get_path
 from raytrain_xai.sweeps.table import ROWS, PointRow, Sweep, TrialRow, read_points, read_rows, write_points, write_rows
 
@@ -31,8 +40,9 @@ def open_sweep(address: str) -> Sweep:
 
 
 def update_results(address: str) -> Sweep:
-    """Gather the results of a sweep, finished or not, and write its tables; raises as :func:`open_sweep`."""
+    """Gather the results of a sweep, finished or not, write its tables and fronts; raises as :func:`open_sweep`."""
     sweep = gather(find_sweep(address))
+    write_fronts(sweep)
     write_points(sweep.at, sweep.points)
     write_rows(sweep.at, sweep.rows)
     return sweep
@@ -50,7 +60,9 @@ def gather(at: Location) -> Sweep:
     runs = [*baselines, *(trial_run(at, spec.id) for spec in plan if spec.id in started)]
     with ThreadPoolExecutor(_READERS) as pool:
         read = dict(zip((run.path for run in runs), pool.map(_read_run, runs), strict=True))
-    results = [_baseline_row(seed, read[run.path]) for seed, run in zip(baseline_seeds(config), baselines, strict=True)]
+    results = [
+        _baseline_row(at, seed, read[run.path]) for seed, run in zip(baseline_seeds(config), baselines, strict=True)
+    ]
     for spec in plan:
         own = read.get(trial_run(at, spec.id).path)
         results.append(_trial_row(spec, states.get(spec.id), own, _final_values(config, spec, own)))
@@ -76,13 +88,10 @@ def _read_run(run: Location) -> _Run | None:
     return _Run(run, final, [r for r in log if r["kind"] == "epoch"], logged_seconds(log))
 
 
-def _baseline_row(seed: int, run: _Run | None) -> tuple[TrialRow, list[PointRow]]:
-    name = f"{BASELINE}/s{seed}"
-    status = "finished" if run is not None and run.final is not None else "unfinished"
-    row = TrialRow(
-        name, status, seed, None, {}, **_measured(run), run=None if run is None else name, seconds=0.0, is_baseline=True
-    )
-    return row, _points(name, run)
+def _baseline_row(at: Location, seed: int, run: _Run | None) -> tuple[TrialRow, list[PointRow]]:
+    spec = TrialSpec(f"{BASELINE}/s{seed}", {}, seed)
+    row, points = _trial_row(spec, read_state(at, spec.id), run, {})
+    return replace(row, run=None if run is None else spec.id, is_baseline=True), points
 
 
 def _trial_row(

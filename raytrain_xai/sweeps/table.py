@@ -44,7 +44,7 @@ class TrialRow:
         run: run folder relative to the sweep, with ``/``; None when there is none.
         epochs: epochs done at the newest evaluation.
         training_s: seconds of training and validation, over all attempts.
-        seconds: of the trial's processes together, start and tables included; 0 for baselines and before the end.
+        seconds: of the trial's processes together, from start to end; 0 before the end.
         error: one line, None unless failed.
         is_baseline: whether it is a baseline.
     """

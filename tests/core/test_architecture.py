@@ -70,6 +70,7 @@ FORBIDDEN = {
     "monitoring/": ("raytrain_xai.runners", "raytrain_xai.cli"),
     "localisation/": ("raytrain_xai.runners", "raytrain_xai.cli", "raytrain_xai.report"),
     "report/": ("raytrain_xai.runners", "raytrain_xai.cli"),
+    "sweeps/": ("raytrain_xai.runners", "raytrain_xai.cli", "raytrain_xai.report"),
     "runners/": ("raytrain_xai.cli",),
     "guidance/losses.py": ("raytrain_xai.data", "raytrain_xai.models", "pyarrow", "pydantic"),
     "guidance/metrics.py": ("raytrain_xai.data", "raytrain_xai.models", "pyarrow", "pydantic"),
@@ -120,6 +121,7 @@ def test_core_imports_without_ray_or_torchvision() -> None:
     """In a fresh interpreter, the core does not even touch them."""
     core = ["config", "types", "models.zoo", "attribution.attribute", "guidance.objective", "guidance.evaluate"]
     core += ["localisation.benchmark", "concept_runs.tracing", "concept_runs.deletion", "features.source"]
+    core += ["sweeps.load", "sweeps.gather"]
     core += ["serving.jobs", "distill.objective", "distill.agreement", "distill.baselines"]
     code = "import sys\n" + "".join(f"import raytrain_xai.{name}\n" for name in core)
     heavy = ["ray", "torchvision", "boto3", "mlflow", "pycocotools", "matplotlib", "captum", "fastapi"]
