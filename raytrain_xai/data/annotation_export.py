@@ -61,7 +61,7 @@ def _held(at: Location) -> Literal["folder", "file", "archive"]:
             raise DataError(f"{at.uri} does not exist; give the file, ZIP archive or folder that the tool exported")
         return "folder"
     with open_file(at) as file:
-        return "archive" if zipfile.is_zipfile(cast("IO[bytes]", file)) else "file"
+        return "archive" if file.read(2) == b"PK" else "file"
 
 
 def _sizes(at: Location, held: str) -> dict[str, int]:
@@ -89,8 +89,9 @@ def _archive(at: Location) -> Generator[zipfile.ZipFile]:
     try:
         with open_file(at) as file, zipfile.ZipFile(cast("IO[bytes]", file)) as archive:
             yield archive
-    # RuntimeError: encrypted; NotImplementedError: packed in a way that Python does not know
-    except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, NotImplementedError) as error:
+    # RuntimeError: encrypted; NotImplementedError: packed in a way that Python does not know; ValueError: pyarrow's for
+    # a place before the beginning of a file, where the directory of an archive is looked for
+    except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, NotImplementedError, ValueError) as error:
         raise DataError(f"{at.uri} is a damaged or encrypted ZIP archive: {error}; export it again") from error
 
 
