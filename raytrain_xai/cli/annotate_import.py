@@ -47,7 +47,7 @@ def import_command(
 
     new = _matched(dataset, export, kind, pairs)
     with image_progress(sum(open_dataset(dataset).splits.values())) as advance:
-        import_annotations(dataset, new, dest, origin=export, overwrite=overwrite, progress=advance)
+        import_annotations(dataset, new, dest, origin=_last_part(export), overwrite=overwrite, progress=advance)
     counts = {split: list(new.splits.values()).count(split) for split in dict.fromkeys(new.splits.values())}
     shown = ", ".join(f"{count} {split}" for split, count in counts.items())
     click.echo(f"{sum(map(len, new.boxes.values()))} boxes in {shown} images -> {dest}")
@@ -99,6 +99,10 @@ def _matched(dataset: str, export: str, kind: str, pairs: tuple[str, ...]) -> Ne
     for record in new.bad_records:
         click.echo(f"bad record in the {record.split}: {record.file}: {record.reason}", err=True)
     return new
+
+
+def _last_part(address: str) -> str:
+    return address.partition("?")[0].rstrip("/").rpartition("/")[2]
 
 
 def _stop_at_bad(new: NewBoxes, skip_bad: bool, done: str) -> None:

@@ -68,11 +68,38 @@ def prepare_command(
             source, dest, workers=workers or min(os.cpu_count() or 1, 8), shard_rows=shard_rows,
             overwrite=overwrite, progress=advance,
         )  # fmt: skip
-    echo_stored(manifest, dest)
+    _echo_result(manifest, dest)
     if manifest.bad_records and not skip_bad:
         raise DataError(
             f"{len(manifest.bad_records)} bad records left out, listed above; the others are ready at {dest}: "
             "use them as they are, or mend the files and run again with --overwrite (--skip-bad accepts them)"
+        )
+
+
+@data_group.command("merge")
+@click.argument("first")
+@click.argument("second")
+@click.argument("dest")
+@click.option("--skip-bad", is_flag=True, help="Exit with 0 although images of SECOND were left out.")
+@click.option("--overwrite", is_flag=True, help="Replace a finished data set at DEST.")
+def merge_command(first: str, second: str, dest: str, skip_bad: bool, overwrite: bool) -> None:
+    """Write the images of two data sets of the same classes to DEST, each in its split.
+
+    Images of SECOND that FIRST holds already, in whatever split, are listed and left out; the exit code is then 2,
+    unless --skip-bad is given.
+    """
+    from raytrain_xai.data.dataset import open_dataset
+    from raytrain_xai.data.merge import merge_datasets
+
+    with image_progress(sum(sum(open_dataset(place).splits.values()) for place in (first, second))) as advance:
+        merged = merge_datasets(first, second, dest, overwrite=overwrite, progress=advance)
+    for record in merged.left_out:
+        click.echo(f"left out of {record.split}: {record.file}: {record.reason}", err=True)
+    _echo_counts(merged.manifest, dest)
+    if merged.left_out and not skip_bad:
+        raise DataError(
+            f"{len(merged.left_out)} images of {second} left out, listed above; the others are ready at {dest} "
+            "(--skip-bad accepts this)"
         )
 
 
@@ -113,12 +140,15 @@ def image_progress(total: int) -> Generator[Progress]:
         yield lambda count: bar.advance(task, count)
 
 
-def echo_stored(manifest: Manifest, dest: str) -> None:
-    """What was written, and on stderr what could not be used."""
+def _echo_result(manifest: Manifest, dest: str) -> None:
     for record in manifest.bad_records:
         click.echo(f"bad record in {record.split}: {record.file}: {record.reason}", err=True)
     if manifest.dropped_boxes:
         click.echo(f"{manifest.dropped_boxes} boxes thinner than a pixel dropped")
+    _echo_counts(manifest, dest)
+
+
+def _echo_counts(manifest: Manifest, dest: str) -> None:
     counts = ", ".join(f"{manifest.rows(split)} {split}" for split in manifest.splits)
     click.echo(f"{manifest.kind}: {counts}, {len(manifest.classes)} classes -> {dest}")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
@@ -37,6 +38,12 @@ def shards_of(at: Location, manifest: Manifest) -> list[StoredShard]:
     return [StoredShard(at, split, info) for split, shards in manifest.splits.items() for info in shards]
 
 
+def is_same_place(one: Location, other: Location) -> bool:
+    """Whether two addresses lead to one folder, also by a link."""
+    paths = [os.path.realpath(at.path) if at.is_local else at.path for at in (one, other)]
+    return one.is_local == other.is_local and paths[0] == paths[1]
+
+
 def read_shard(shard: StoredShard) -> tuple[bytes, pa.Table]:
     """Bytes of a stored shard, and its rows.
 
@@ -70,7 +77,7 @@ def rewrite(
         DataError: ``dest`` is one of the sources or holds something else, or a source is damaged.
     """
     for source in {shard.dataset.path: shard.dataset for shard in shards}.values():
-        if source.path == dest.path:
+        if is_same_place(source, dest):
             raise DataError(f"{dest.uri} is the data set that is read; give another place")
     claim_folder(dest, described.splits, overwrite)
     dataset = {name: getattr(described, name) for name in ("task", "classes", "groups", "kind")}
