@@ -25,6 +25,7 @@ from raytrain_xai.cli.serve import serve_command
 from raytrain_xai.cli.serve_keys import serve_keys_group
 from raytrain_xai.cli.trace import trace_command
 from raytrain_xai.cli.train import resume_command, train_command
+from raytrain_xai.cli.tune import tune_group
 from raytrain_xai.errors import RunError, XaiError
 
 
@@ -42,6 +43,7 @@ cli.add_command(data_group)
 cli.add_command(annotate_group)
 cli.add_command(train_command)
 cli.add_command(resume_command)
+cli.add_command(tune_group)
 cli.add_command(eval_command)
 cli.add_command(explain_command)
 cli.add_command(report_command)

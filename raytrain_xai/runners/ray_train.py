@@ -80,7 +80,7 @@ def run_on_ray(
         RunError: the workers crashed more often than ``resources.max_failures``, or a run error of the loop.
         DataError, CheckpointError: from a worker.
     """
-    with tempfile.TemporaryDirectory(prefix="rx-") as ray_storage, _live(publish) as board:
+    with tempfile.TemporaryDirectory(prefix="rx-") as ray_storage, live_board(publish) as board:
         lack = shortage(config)
         if lack is not None:
             publish({"kind": "event", "step": 0, "epoch": 0, "event": "waiting", "message": lack})
@@ -127,7 +127,7 @@ def _train_on_worker(raw: dict[str, Any]) -> dict[str, Any]:
         rank=context.get_world_rank(),
         world_size=context.get_world_size(),
         device=ray.train.torch.get_device(),
-        publish=partial(_send, raw["board"]),
+        publish=partial(send, raw["board"]),
         report=ray.train.report,
     )
     run = run_location(config)
@@ -136,12 +136,13 @@ def _train_on_worker(raw: dict[str, Any]) -> dict[str, Any]:
     return raw["work"](worker, config)
 
 
-def _send(board: Any, record: Record) -> None:
+def send(board: Any, record: Record) -> None:
+    """Hand a record to a :class:`ProgressBoard`, without waiting."""
     board.publish.remote(record)
 
 
 @contextmanager
-def _live(publish: Publish) -> Generator[Any]:
+def live_board(publish: Publish) -> Generator[Any]:
     """An actor for records, and a thread that hands them to ``publish`` until the block ends."""
     board: Any = ray.remote(ProgressBoard).options(num_cpus=0).remote()
     done = threading.Event()

@@ -61,6 +61,11 @@ def start_run(config: AnyRunConfig, launch: Launch) -> Outcome:
     return _run(job, launch, partial(create_run, job.config))
 
 
+def check_start(config: AnyRunConfig) -> None:
+    """Check that a new run could start, and nothing more; raises as :func:`start_run` does before it starts."""
+    _plan(config, stored=None)
+
+
 def resume_run(run: str, overrides: Sequence[str], launch: Launch) -> Outcome:
     """Continue a run from its newest complete checkpoint, or say that it is finished.
 
