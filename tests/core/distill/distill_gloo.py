@@ -1,20 +1,23 @@
-"""Steps of distillation in two processes joined by gloo under DDP."""
+"""Steps of distillation, and of its baselines, in two processes joined by gloo under DDP."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
 
+import baseline_gloo
 import safetensors.torch
 import torch
 import torch.distributed as dist
-from distill_cases import bcos_resnet, distill_config, noise_batch, plain_resnet, settled
+from distill_cases import bcos_resnet, distill_config, noise_batch, settled
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from raytrain_xai.distill.explanation import default_kind
 from raytrain_xai.distill.objective import DistillObjective
 from raytrain_xai.distill.teacher import LiveTeacher
+from raytrain_xai.models.network import Network
+from raytrain_xai.models.zoo import build_network
 
 WORLD_SIZE = 2
 TERMS = {
@@ -32,7 +35,7 @@ def run(name: str, rank: int, world_size: int) -> dict[str, Tensor]:
         student, teacher = bcos_resnet().train(), settled(bcos_resnet(1), batch)
     else:
         batch = noise_batch(4, 64)
-        student, teacher = settled(plain_resnet(), batch), settled(plain_resnet(1), batch)
+        student, teacher = (_plain(seed) for seed in (0, 1))
     rows = slice(rank, None, world_size)
     share = replace(batch, images=batch.images[rows], labels=batch.labels[rows], index=batch.index[rows])
     live = LiveTeacher(teacher, default_kind(student, teacher))
@@ -50,9 +53,15 @@ def run(name: str, rank: int, world_size: int) -> dict[str, Tensor]:
     return found
 
 
+def _plain(seed: int) -> Network:
+    torch.manual_seed(seed)
+    return build_network("squeezenet1_1", 3).double().eval()
+
+
 def main(rank: int, port: int, folder: str) -> None:
     torch.set_num_threads(1)
     dist.init_process_group("gloo", f"tcp://127.0.0.1:{port}", rank=rank, world_size=WORLD_SIZE)
-    for name in TERMS:
-        safetensors.torch.save_file(run(name, rank, WORLD_SIZE), Path(folder) / f"{name}-{rank}.safetensors")
+    for names, work in ((TERMS, run), (baseline_gloo.NAMES, baseline_gloo.run)):
+        for name in names:
+            safetensors.torch.save_file(work(name, rank, WORLD_SIZE), Path(folder) / f"{name}-{rank}.safetensors")
     dist.destroy_process_group()

@@ -2,30 +2,17 @@
 
 from __future__ import annotations
 
-import socket
 from pathlib import Path
 
 import distill_gloo
 import pytest
 import safetensors.torch
 import torch
-from torch import multiprocessing
-
-
-@pytest.fixture(scope="module")
-def two(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Folder with what two processes computed."""
-    at = tmp_path_factory.mktemp("distilled")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    multiprocessing.spawn(distill_gloo.main, (port, str(at)), nprocs=distill_gloo.WORLD_SIZE)
-    return at
 
 
 @pytest.mark.parametrize("name", distill_gloo.TERMS)
-def test_two_workers_make_the_steps_of_one(two: Path, name: str) -> None:
-    shares = [safetensors.torch.load_file(two / f"{name}-{rank}.safetensors") for rank in (0, 1)]
+def test_two_workers_make_the_steps_of_one(of_workers: Path, name: str) -> None:
+    shares = [safetensors.torch.load_file(of_workers / f"{name}-{rank}.safetensors") for rank in (0, 1)]
     one = distill_gloo.run(name, 0, 1)
     assert set(one) == set(shares[0]) == set(shares[1])
     for key, value in one.items():

@@ -2,25 +2,13 @@
 
 from __future__ import annotations
 
-import socket
 from pathlib import Path
 
 import baseline_gloo
 import pytest
 import safetensors.torch
 import torch
-from torch import Tensor, multiprocessing
-
-
-@pytest.fixture(scope="module")
-def of_workers(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Folder with what two processes computed; DDP raises in the second step where a parameter got no gradient."""
-    at = tmp_path_factory.mktemp("workers")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    multiprocessing.spawn(baseline_gloo.main, (port, str(at)), nprocs=2)
-    return at
+from torch import Tensor
 
 
 def loaded(folder: Path, name: str) -> list[dict[str, Tensor]]:

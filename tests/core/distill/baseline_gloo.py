@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import baseline_cases as cases
-import safetensors.torch
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
@@ -58,11 +55,3 @@ def run(name: str, rank: int, world_size: int) -> dict[str, Tensor]:
         f"gradient {key}": p.grad.contiguous() for key, p in objective.named_parameters() if p.grad is not None
     }
     return {"losses": joint, **gradients, **{key: value.contiguous() for key, value in baseline.state_dict().items()}}
-
-
-def main(rank: int, port: int, folder: str) -> None:
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
-    for name in NAMES:
-        safetensors.torch.save_file(run(name, rank, 2), Path(folder) / f"{name}-{rank}.safetensors")
-    dist.destroy_process_group()
