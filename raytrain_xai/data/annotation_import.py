@@ -240,9 +240,11 @@ def _frame_problems(image: ExportedImage, place: _Place, size: tuple[int, int]) 
         return [f"drawn on an image of {shapes[0]} pixels, the stored one has {shapes[1]}"]
     with Image.open(io.BytesIO(place.stored.encoded(place.row)[0])) as file:
         orientation = file.getexif().get(_ORIENTATION, 1)
-    if orientation != 1:
+    # `annotate suggest` writes a turned file as a PNG that every program shows as training sees it
+    if orientation != 1 and not any(name.lower().endswith(".png") for name in image.names):
         return [
-            f"stored turned (EXIF orientation {orientation}), which tools undo and training does not; store it upright"
+            f"its file is turned (EXIF orientation {orientation}), which tools undo and training does not; draw on the "
+            "PNG that `annotate suggest` writes of it"
         ]
     return []
 

@@ -132,6 +132,7 @@ PATH = "cat/a b.jpg"  # an id as that of an imagefolder
         ("0a1b2c-train-000001", "train-000001"),
         ("/data/local-files/?d=task%2Fimages%2Ftrain-000001.png", "train-000001"),
         ("s3://bucket/task/train-000001.png", "train-000001"),
+        ("https://host/task/train-000001.png?signature=a/b.png", "train-000001"),
         (f"{image_stem(PATH)}.jpg", PATH),
         (f"images/0a1b2c3d-{image_stem(PATH)}.jpg", PATH),
         (PATH, PATH),

@@ -193,6 +193,38 @@ def test_what_is_wrong_is_listed_and_the_rest_imported(multi: str, tmp_path: Pat
         assert re.search(reason, reasons[file]), reasons[file]
 
 
+def test_what_became_a_box_is_said_and_turned_boxes_are_cut_at_the_border(multi: str, tmp_path: Path) -> None:
+    id, known = StoredSplit(multi, "train").annotations.ids[0].as_py(), open_dataset(multi).classes[0]
+    raw = cvat_coco({f"{id}.png": [(known, 2, 10, 12, 50)] * 3, "other.png": []}, SIZE)
+    turned, outline, mask = raw["annotations"]
+    turned["attributes"]["rotation"] = 270.0  # 10 x 40 about (7, 30) becomes 40 x 10, which begins at x = -13
+    outline["segmentation"] = [[2, 10, 12, 10, 12, 50]]
+    mask["segmentation"] = {"size": [64, 64], "counts": [4096]}
+    new = match_export(multi, read_export(written(tmp_path, as_json(raw), "e.json")))
+    corners = np.array([(box.x0, box.y0, box.x1, box.y1) for box in new.boxes[id]])
+    assert corners == pytest.approx(np.array([(0, 25, 27, 35), (2, 10, 12, 50), (2, 10, 12, 50)]))
+    assert list(new.notes[:4]) == [
+        "1 outlines became the boxes around them",
+        "1 masks became the boxes around them",
+        "1 turned boxes became the upright boxes around them",
+        "1 images without boxes in the export are left as they are: nobody may have seen them",
+    ]
+
+
+def test_interrupted_import_is_no_data_set_until_it_is_run_again(multi: str, drawn: Images, tmp_path: Path) -> None:
+    new = match_export(multi, read_export(written(tmp_path, as_json(cvat_coco(drawn, SIZE)), "e.json")))
+    whole = import_annotations(multi, new, str(tmp_path / "whole"), origin="x")
+
+    def stop(_images: int) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        import_annotations(multi, new, str(tmp_path / "torn"), origin="x", progress=stop)
+    with pytest.raises(DataError, match="is not finished"):
+        open_dataset(str(tmp_path / "torn"))
+    assert import_annotations(multi, new, str(tmp_path / "torn"), origin="x") == whole
+
+
 def test_nothing_usable_is_an_error(multi: str, tmp_path: Path) -> None:
     export = read_export(written(tmp_path, as_json(cvat_coco({"a.png": []}, SIZE)), "e.json"))
     with pytest.raises(DataError, match="no image of .* has usable boxes in .*: it has no boxes"):
@@ -208,7 +240,7 @@ def test_box_of_another_class_is_refused_where_images_have_one(birds: str, tmp_p
         match_export(birds, read_export(written(tmp_path, as_json(raw), "e.json")))
 
 
-def test_turned_file_is_refused(tmp_path: Path) -> None:
+def test_turned_file_is_refused_unless_it_was_made_upright(tmp_path: Path) -> None:
     exif = Image.Exif()
     exif[0x0112] = 3
     buffer = io.BytesIO()
@@ -216,9 +248,14 @@ def test_turned_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "a.jpg").write_bytes(buffer.getvalue())
     entry = Entry("a", "a.jpg", (0,), FileRecipe(tmp_path / "a.jpg"))
     prepare(Source("test", "multilabel", ("cat",), None, {"train": [entry]}, options={}), str(tmp_path / "set"))
-    export = written(tmp_path, as_json(cvat_coco({"a.jpg": [("cat", 0, 0, 9, 9)]}, (40, 30))), "e.json")
-    with pytest.raises(DataError, match="EXIF orientation 3"):
-        match_export(str(tmp_path / "set"), read_export(export))
+    for name in ("a.jpg", "a.png"):
+        raw = cvat_coco({name: [("cat", 0, 0, 9, 9)]}, (40, 30))
+        export = read_export(written(tmp_path, as_json(raw), "e.json"))
+        if name == "a.jpg":
+            with pytest.raises(DataError, match="EXIF orientation 3"):
+                match_export(str(tmp_path / "set"), export)
+        else:  # as annotate suggest writes it, upright
+            assert match_export(str(tmp_path / "set"), export).bad_records == ()
 
 
 def test_classes_that_are_called_otherwise(multi: str, tmp_path: Path) -> None:
