@@ -105,7 +105,7 @@ def run_trial(at: Location, trial: Trial, launch: Launch) -> TrialState:
         outcome = _train(trial.config, launch)
         metrics = outcome.metrics
         if trial.has_page:
-            _write_page(outcome)
+            write_page(outcome.run)
     except SupersededError:
         raise
     except XaiError as problem:
@@ -142,7 +142,8 @@ def _train(config: AnyRunConfig, launch: Launch) -> Outcome:
     return start_run(config, launch)
 
 
-def _write_page(outcome: Outcome) -> None:
+def write_page(run: str) -> None:
+    """Write the ``report.html`` of a run."""
     from raytrain_xai.report.page import write_report  # imports matplotlib
 
-    write_report([outcome.run])
+    write_report([run])

@@ -9,32 +9,23 @@ from __future__ import annotations
 import importlib.util
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
-import torch
-
 from raytrain_xai.config import AnyRunConfig
-from raytrain_xai.data.annotation_order import write_order
 from raytrain_xai.errors import ConfigError, RunError
 from raytrain_xai.runners.capacity import cluster_capacity, crew_of_trials, trials_at_a_time
 from raytrain_xai.runners.cluster import connected
 from raytrain_xai.runners.job import Launch
 from raytrain_xai.runners.sweep_paths import absolute_sweep, first_trial
-from raytrain_xai.runners.tasks import Crew, Result, run_tasks
-from raytrain_xai.runners.tracking import Record
 from raytrain_xai.runners.train import check_start
 from raytrain_xai.runners.trial import baseline_of, measured_of
-from raytrain_xai.sections import StrategyName
-from raytrain_xai.storage import Location, delete_tree, exists
+from raytrain_xai.storage import Location, delete_tree
 from raytrain_xai.sweep_config import FifoScheduler, OptunaSearch, SweepConfig
 from raytrain_xai.sweeps.folder import (
     STATE,
-    baseline_run,
     create_sweep,
     find_sweep,
-    order_file,
     read_plan,
     read_state,
     read_states,
@@ -130,14 +121,21 @@ def _run(config: SweepConfig, launch: Launch, begin: Callable[[], Location]) -> 
         concurrent = trials_at_a_time(run, cluster_capacity(), config.concurrent)
         at = begin()
         from raytrain_xai.runners.ray_train import live_board  # imports Ray, which reads its settings then
+        from raytrain_xai.runners.sweep_tasks import order_images, write_pages
         from raytrain_xai.runners.tune_trials import Trials
 
         with live_board(launch.publish) as board:
             trials = Trials(at, config, run, board, concurrent, launch.debug)
-            _announce(trials, launch)
-            _train_baselines(trials)
-            _order_images(trials, launch)
-            _train_trials(trials)
+            try:
+                _announce(trials, launch)
+                _train_baselines(trials)
+                order_images(trials)
+                _train_trials(trials)
+                write_pages(trials)
+            except KeyboardInterrupt:
+                hint = f"go on with `raytrain-xai tune --resume {at.uri}`"
+                launch.publish({"kind": "event", "event": "interrupted", "message": hint})
+                raise
     return _conclude(at)
 
 
@@ -166,44 +164,6 @@ def _train_baselines(trials: Trials) -> None:
                 f"{key} failed, and every trial starts from it: {reason}; continue with `raytrain-xai tune --resume "
                 f"{trials.at.uri}`"
             )
-
-
-@dataclass(frozen=True)
-class _Order:
-    """A task: an annotation order that is missing."""
-
-    strategy: StrategyName
-    seed: int
-    num_images: int = 1
-
-    @property
-    def key(self) -> str:
-        return f"{self.strategy}-s{self.seed}"
-
-
-def _order_images(trials: Trials, launch: Launch) -> None:
-    """Ask every baseline for the annotation order of every strategy."""
-    config = trials.config
-    missing = [
-        _Order(strategy, seed)
-        for seed in baseline_seeds(config)
-        for strategy in config.strategies
-        if not exists(order_file(trials.at, config, strategy, seed))
-    ]
-    resources = trials.run.resources
-    crew = Crew(min(len(missing), max(1, trials.concurrent)), resources, launch.address, debug=launch.debug)
-    run_tasks(partial(_asker, trials.at, config, crew.device), missing, crew, _nobody)
-
-
-def _asker(at: Location, config: SweepConfig, device: torch.device) -> Callable[[_Order], Result]:
-    from raytrain_xai.annotation.suggest import suggest  # imports torchvision
-
-    def ask(task: _Order) -> Result:
-        order = suggest(baseline_run(at, config, task.seed).uri, strategy=task.strategy, seed=task.seed, device=device)
-        write_order(order_file(at, config, task.strategy, task.seed), order)
-        return {}
-
-    return ask
 
 
 def _train_trials(trials: Trials) -> None:
@@ -238,7 +198,3 @@ def _conclude(at: Location) -> Sweep:
             f"continue with `raytrain-xai tune --resume {at.uri}`"
         )
     return sweep
-
-
-def _nobody(record: Record) -> None:  # noqa: ARG001
-    """Orders take seconds, nobody watches."""
