@@ -28,50 +28,9 @@ from raytrain_xai.models.bcos_layers import logit_bias
 from raytrain_xai.models.linearise import take_rows
 from raytrain_xai.models.network import Network
 from raytrain_xai.run_folder import CHECKPOINTS, open_run
+from raytrain_xai.types import ClassExplanation, Explanation
 
 RGBA_SMOOTH = 3  # odd window, pixels: enough to remove single-pixel noise, published figures use 3 to 15
-
-
-@dataclass(frozen=True)
-class ClassExplanation:
-    """Why the network gave one class its logit. H, W: the network's image size; tensors are on the CPU.
-
-    Attributes:
-        name: class name.
-        index: position of the class in the logits.
-        logit: evidence for the class, unbounded.
-        probability: see :meth:`Explainer.probabilities`.
-        attribution: (H, W) float32, signed: positive speaks for the class.
-        positive_share: positive part of the map divided by its absolute sum, in [0, 1]; 0 for an empty map.
-        completeness_residual: |sum of the input's contributions + logit bias - logit|: 0 up to rounding for
-            convolutional networks, the share of the position code for transformers; None for
-            networks that are not B-cos, whose maps promise no sum.
-        rgba: (H, W, 4) uint8 B-cos explanation in the colours of the image; None for other networks.
-    """
-
-    name: str
-    index: int
-    logit: float
-    probability: float
-    attribution: Tensor
-    positive_share: float
-    completeness_residual: float | None
-    rgba: Tensor | None
-
-
-@dataclass(frozen=True)
-class Explanation:
-    """One image.
-
-    Attributes:
-        logits: (C,) float32.
-        probabilities: (C,) float32, see :meth:`Explainer.probabilities`.
-        classes: the explained classes, largest logit first.
-    """
-
-    logits: Tensor
-    probabilities: Tensor
-    classes: tuple[ClassExplanation, ...]
 
 
 @dataclass(frozen=True)

@@ -6,14 +6,9 @@ from raytrain_xai_client.answers import (
     Change,
     ClassScore,
     Concept,
-    ConceptDetail,
-    ConceptPage,
-    ConceptSummary,
     ExplainedClass,
     Explanation,
     Intervention,
-    Model,
-    ModelSummary,
     Prediction,
     Problem,
     Trace,
@@ -21,6 +16,7 @@ from raytrain_xai_client.answers import (
 )
 from raytrain_xai_client.async_client import AsyncClient
 from raytrain_xai_client.client import Client
+from raytrain_xai_client.descriptions import ConceptDetail, ConceptPage, ConceptSummary, Model, ModelSummary
 from raytrain_xai_client.errors import AnswerError, ClientError, ConnectionFailedError, ServiceError
 from raytrain_xai_client.images import ImageAddress, ImageInput
 from raytrain_xai_client.maps import EvidenceMap, RgbaPicture

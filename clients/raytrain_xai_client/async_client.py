@@ -15,17 +15,14 @@ from raytrain_xai_client.answers import (
     Answers,
     BatchLine,
     Change,
-    ConceptDetail,
-    ConceptPage,
     Explanation,
     Intervention,
-    Model,
-    ModelSummary,
     Prediction,
     Trace,
 )
 from raytrain_xai_client.calls import Call, Operation
 from raytrain_xai_client.client import BATCH_BYTES, BATCH_IMAGES
+from raytrain_xai_client.descriptions import ConceptDetail, ConceptPage, Model, ModelSummary
 from raytrain_xai_client.errors import ConnectionFailedError, ServiceError
 from raytrain_xai_client.exchange import Attempts, Patience, Pause, Send, course_of
 from raytrain_xai_client.images import ImageAddress, ImageInput, grouped

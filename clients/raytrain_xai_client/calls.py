@@ -14,18 +14,15 @@ from raytrain_xai_client.answers import (
     Answers,
     BatchLine,
     Change,
-    ConceptDetail,
-    ConceptPage,
     Explanation,
     Intervention,
-    Model,
-    ModelSummary,
     Prediction,
     Problem,
     Timing,
     Trace,
 )
 from raytrain_xai_client.decoding import decode
+from raytrain_xai_client.descriptions import ConceptDetail, ConceptPage, Model, ModelSummary
 from raytrain_xai_client.errors import AnswerError, ServiceError
 from raytrain_xai_client.images import ImageAddress, ImageInput, as_list, encoded, instances
 from raytrain_xai_client.retry import retry_after

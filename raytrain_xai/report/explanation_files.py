@@ -14,8 +14,9 @@ from PIL import Image
 
 from raytrain_xai.data.decode import decode_rgb
 from raytrain_xai.errors import ConfigError, DataError
-from raytrain_xai.explain import ClassExplanation, Explainer, Explanation
+from raytrain_xai.explain import Explainer
 from raytrain_xai.report.overlay import overlay_heatmap, signed_scale, to_picture
+from raytrain_xai.types import ClassExplanation, Explanation
 
 FORMAT_VERSION = 1
 INDEX = "explanations.json"

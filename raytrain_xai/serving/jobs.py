@@ -62,7 +62,7 @@ class EvidenceMap:
 
 @dataclass(frozen=True)
 class ClassAnswer:
-    """An explained class of an image; see :class:`raytrain_xai.explain.ClassExplanation`.
+    """An explained class of an image; see :class:`raytrain_xai.types.ClassExplanation`.
 
     Attributes:
         positive_share: positive part of the map divided by its absolute sum; None without a map.

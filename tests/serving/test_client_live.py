@@ -27,6 +27,7 @@ from raytrain_xai_client import (
     Retry,
     ServiceError,
     answers,
+    descriptions,
     maps,
 )
 
@@ -83,7 +84,7 @@ def pixels() -> np.ndarray[Any, Any]:
 
 @pytest.mark.parametrize(("ours", "theirs"), _SAME.items())
 def test_types_are_those_of_the_api(ours: str, theirs: str) -> None:
-    kind = getattr(answers, ours, None) or getattr(maps, ours)
+    kind = next(getattr(module, ours) for module in (answers, descriptions, maps) if hasattr(module, ours))
     fields = {field.name: field for field in dataclasses.fields(kind)}
     known = getattr(schemas if hasattr(schemas, theirs) else model_schemas, theirs).model_fields
     assert set(fields) == set(known)

@@ -17,9 +17,10 @@ from starlette.testclient import TestClient
 from raytrain_xai.concept_runs.model import load_concepts
 from raytrain_xai.concept_runs.tracing import ConceptTracer
 from raytrain_xai.errors import CheckpointError
-from raytrain_xai.explain import Explainer, Explanation
+from raytrain_xai.explain import Explainer
 from raytrain_xai.serving.engine import Job
 from raytrain_xai.serving.jobs import ImageAnswer
+from raytrain_xai.types import Explanation
 from serve.api import create_api
 from serve.security.fetch import Fetcher
 from serve.service import Observation, Service
