@@ -33,4 +33,4 @@ def attribution_entropy(attr: Tensor) -> Tensor:
     total = positive.sum(dim=1)
     share = positive / total.clamp(min=EPS)[:, None]
     entropy = torch.special.entr(share).sum(dim=1) / math.log(num_positions)
-    return torch.where(total > EPS, entropy.clamp(0, 1), 1.0)
+    return torch.where(total <= EPS, 1.0, entropy.clamp(0, 1))  # NaN passes, to be noticed

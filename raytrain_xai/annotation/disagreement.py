@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from raytrain_xai.guidance.losses import EPS
-from raytrain_xai.guidance.postprocess import full_precision
+from raytrain_xai.guidance.postprocess import divisor, full_precision
 from raytrain_xai.models.network import Network
 
 FINE, COARSE = "Input", "Final"  # the taps that are furthest apart
@@ -52,6 +52,12 @@ def disagreement(one: Tensor, other: Tensor) -> Tensor:
         raise ValueError(f"maps of one position always agree, got {tuple(coarse.shape)}")
     positive = full_precision(coarse).clamp(min=0)
     pooled = F.adaptive_avg_pool2d(full_precision(fine).clamp(min=0)[:, None], size)[:, 0]
-    cosine = F.cosine_similarity(pooled.flatten(1), positive.flatten(1), dim=1)
-    has_both = (fine.clamp(min=0).sum(dim=(1, 2)) > EPS) & (positive.sum(dim=(1, 2)) > EPS)
-    return torch.where(has_both, (1 - cosine).clamp(0, 1), 1.0)
+    cosine = F.cosine_similarity(_to_peak_one(pooled), _to_peak_one(positive), dim=1)
+    is_empty = (fine.clamp(min=0).sum(dim=(1, 2)) <= EPS) | (positive.sum(dim=(1, 2)) <= EPS)
+    return torch.where(is_empty, 1.0, (1 - cosine).clamp(0, 1))  # NaN passes, to be noticed
+
+
+def _to_peak_one(maps: Tensor) -> Tensor:
+    """(R, h, w) >= 0 to (R, h·w) with maximum 1: a cosine of tiny maps would meet its guard against division by 0."""
+    flat = maps.flatten(1)
+    return flat / divisor(flat.amax(dim=1))[:, None]

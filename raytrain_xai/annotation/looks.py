@@ -16,6 +16,7 @@ from raytrain_xai.data.batches import PlannedBatches
 from raytrain_xai.data.dataset import StoredSplit
 from raytrain_xai.data.sampling import full_plan
 from raytrain_xai.explain import Explainer
+from raytrain_xai.explained_classes import require_finite
 from raytrain_xai.guidance.postprocess import localise_map
 
 
@@ -46,6 +47,7 @@ def look_at(asked: Asked, stored: StoredSplit, ids: Sequence[str]) -> Iterator[t
         size: too large to be kept for many images.
     Raises:
         DataError: no image of such an id, or a damaged one.
+        CheckpointError: the network answers with non-finite logits.
     """
     explainer, rows = asked.explainer, stored.find(ids)
     images = PlannedBatches(stored, explainer.image_size, shorter=explainer.shorter)
@@ -65,7 +67,9 @@ def look_at(asked: Asked, stored: StoredSplit, ids: Sequence[str]) -> Iterator[t
 def _explained(explainer: Explainer, images: Tensor, rows: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
     """Probabilities (R,) and maps (R, S, S) of pairs, on the CPU."""
     images, rows, target = (value.to(explainer.device) for value in (images, rows, target))
-    probabilities = explainer.probabilities(explainer.network(images))[rows, target]
+    logits = explainer.network(images)
+    require_finite(explainer.network, logits)
+    probabilities = explainer.probabilities(logits)[rows, target]
     attr = pair_maps(explainer, images, rows, target, method=explainer.method, layer=explainer.layer)
     size = (explainer.image_size, explainer.image_size)
     return probabilities.float().cpu(), localise_map(attr, size, None, "canonical").float().cpu()

@@ -68,6 +68,7 @@ FORBIDDEN = {
     "features/": ("raytrain_xai.runners", "raytrain_xai.cli", "raytrain_xai.report"),
     "serving/": ("raytrain_xai.runners", "raytrain_xai.cli"),
     "monitoring/": ("raytrain_xai.runners", "raytrain_xai.cli"),
+    "annotation/": ("raytrain_xai.runners", "raytrain_xai.cli", "raytrain_xai.report"),
     "localisation/": ("raytrain_xai.runners", "raytrain_xai.cli", "raytrain_xai.report"),
     "report/": ("raytrain_xai.runners", "raytrain_xai.cli"),
     "sweeps/": ("raytrain_xai.runners", "raytrain_xai.cli", "raytrain_xai.report"),
@@ -122,6 +123,7 @@ def test_core_imports_without_ray_or_torchvision() -> None:
     core = ["config", "types", "models.zoo", "attribution.attribute", "guidance.objective", "guidance.evaluate"]
     core += ["localisation.benchmark", "concept_runs.tracing", "concept_runs.deletion", "features.source"]
     core += ["sweeps.load", "sweeps.gather"]
+    core += ["annotation.suggest", "annotation.task_files"]
     core += ["serving.jobs", "distill.objective", "distill.agreement", "distill.baselines"]
     code = "import sys\n" + "".join(f"import raytrain_xai.{name}\n" for name in core)
     heavy = ["ray", "torchvision", "boto3", "mlflow", "pycocotools", "matplotlib", "captum", "fastapi"]
