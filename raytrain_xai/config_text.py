@@ -56,8 +56,16 @@ def validated(kind: type[Kind], raw: Mapping[str, Any], source: str) -> Kind:
     try:
         return kind.model_validate(raw)
     except ValidationError as error:
-        problems = "; ".join(_describe(kind, problem) for problem in error.errors())
-        raise ConfigError(f"{source}: {problems}") from error
+        raise ConfigError(f"{source}: {'; '.join(_problems(kind, error))}") from error
+
+
+def problems_of(kind: type[Section], raw: Mapping[str, Any]) -> list[str]:
+    """What :func:`validated` refuses a mapping for, one line per key; none when it is valid."""
+    try:
+        kind.model_validate(raw)
+    except ValidationError as error:
+        return _problems(kind, error)
+    return []
 
 
 def dump_config(config: Section) -> str:
@@ -83,6 +91,10 @@ def _apply_override(raw: dict[str, Any], override: str) -> None:
             raise ConfigError(f"--set {override!r}: {parent} is a value, not a section")
         node = child
     node[last] = value
+
+
+def _problems(kind: type[Section], error: ValidationError) -> list[str]:
+    return [_describe(kind, problem) for problem in error.errors()]
 
 
 def _describe(kind: type[Section], problem: Mapping[str, Any]) -> str:

@@ -8,7 +8,9 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Sequence
 
-from raytrain_xai.config import AnyRunConfig
+from raytrain_xai.concept_config import ConceptRunConfig
+from raytrain_xai.config import AnyRunConfig, RunConfig, parse_job
+from raytrain_xai.config_text import problems_of
 from raytrain_xai.errors import ConfigError
 from raytrain_xai.sweep_config import (
     AshaScheduler,
@@ -20,7 +22,7 @@ from raytrain_xai.sweep_config import (
     SweepConfig,
 )
 from raytrain_xai.sweeps.objectives import metrics_in_use, refusal
-from raytrain_xai.sweeps.plan import baseline_config, baseline_seeds, describe_values, make_plan, resolve
+from raytrain_xai.sweeps.plan import baseline_config, baseline_seeds, describe_values, make_plan, run_values
 from raytrain_xai.sweeps.space import Point, all_points, corner_points
 
 OWN_KEYS = {"name": "the sweep names its trials", "storage": "set storage of the sweep", "seed": "set seeds", "job": ""}
@@ -145,7 +147,7 @@ def _trial_problems(config: SweepConfig) -> Iterator[str]:
             found[problem] += 1
     for problem, count in found.items():
         where = "in every trial" if count == len(points) else f"with {describe_values(first[problem])}"
-        more = f" and in {count - 1} other trials" if 1 < count < len(points) else ""
+        more = f" and {count - 1} more" if 1 < count < len(points) else ""
         yield f"{problem} ({where}{more})" if len(points) > 1 else problem
 
 
@@ -182,9 +184,13 @@ def _is_mutable(key: str) -> bool:
 
 def _point_problems(config: SweepConfig, point: Point) -> list[str]:
     try:
-        run = resolve(config, point, source="trial")
+        raw = run_values(config, point)
     except ConfigError as error:
-        return [str(error).removeprefix("trial: ")]
+        return [str(error)]
+    problems = problems_of(ConceptRunConfig if raw.get("job") == "concepts" else RunConfig, raw)
+    if problems:
+        return problems
+    run = parse_job(raw)
     refused = [refusal(metric, run) for metric in metrics_in_use(config)]
     return [*(text for text in refused if text is not None), *_too_late(config, run)]
 

@@ -87,14 +87,24 @@ def resolve(config: SweepConfig, values: Mapping[str, Scalar], *, source: str) -
     Raises:
         ConfigError: a path or value is refused; begins with ``source``.
     """
+    try:
+        raw = run_values(config, values)
+    except ConfigError as error:
+        raise ConfigError(f"{source}: {error}") from error
+    return parse_job(raw, source=source)
+
+
+def run_values(config: SweepConfig, values: Mapping[str, Scalar]) -> dict[str, Any]:
+    """The configuration of :func:`resolve` before it is validated.
+
+    Raises:
+        ConfigError: a path goes below a value.
+    """
     raw = _base_values(config)
     for path, value in values.items():
-        try:
-            set_path(raw, path, value)
-        except ConfigError as error:
-            raise ConfigError(f"{source}: {error}") from error
+        set_path(raw, path, value)
     raw.setdefault("name", config.name)  # a base that is no file needs none, every run gets its own
-    return parse_job(raw, source=source)
+    return raw
 
 
 def baseline_seeds(config: SweepConfig) -> tuple[int, ...]:
