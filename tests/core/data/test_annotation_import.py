@@ -13,6 +13,7 @@ from PIL import Image
 from raytrain_xai.data.annotation_export import read_export
 from raytrain_xai.data.annotation_import import annotated_order, import_annotations, match_export
 from raytrain_xai.data.annotation_order import annotation_budget, write_order
+from raytrain_xai.data.boxes import drawn_order
 from raytrain_xai.data.coco import read_coco
 from raytrain_xai.data.dataset import StoredSplit, open_dataset
 from raytrain_xai.data.image_names import image_stem
@@ -31,7 +32,7 @@ SIZE = (64, 64)  # of the images of ``multi``
 def drawn(multi: str) -> Images:
     """Boxes with fractions of a pixel on images of two shards of train, and on one of val."""
     classes = open_dataset(multi).classes
-    ids = [StoredSplit(multi, "train").annotations.ids[k].as_py() for k in (3, 0, 20)]
+    ids = [StoredSplit(multi, "train").annotations.ids[k].as_py() for k in (3, 20, 5)]
     ids.append(StoredSplit(multi, "val").annotations.ids[2].as_py())
     boxes = [(classes[0], 1.25, 2.5, 30.75, 40.0), (classes[2], 10.5, 0.0, 64.0, 63.25)]
     return {f"{image_stem(id)}.png": boxes[: 1 + k % 2] for k, id in enumerate(ids)}
@@ -100,7 +101,7 @@ def test_everything_else_is_carried_over_bit_for_bit(multi: str, drawn: Images, 
         for file, data in before.items()
         if (tmp_path / "new" / file.relative_to(multi)).read_bytes() == data
     ]
-    # 40 rows of train lie in shards of 16, of which those of rows 0, 3 and 20 change; 20 of test in two
+    # 40 rows of train lie in shards of 16, of which those of rows 3, 5 and 20 change; 20 of test in two
     assert sorted(same) == ["test/part-00000.parquet", "test/part-00001.parquet", "train/part-00002.parquet"]
     for split in ("train", "val"):
         old, new = StoredSplit(multi, split), StoredSplit(str(tmp_path / "new"), split)
@@ -151,7 +152,7 @@ def test_coco_imported_into_itself_changes_nothing(shared_data: Path, tmp_path: 
     dataset = str(tmp_path / "coco")
     old = prepare(replace(source, splits={"train": entries}), dataset)
     new = match_export(dataset, read_export(str(shared_data / "coco" / "annotations" / "instances_train.json")))
-    assert set(new.boxes) == {entry.id for entry in entries}
+    assert list(new.boxes) == [entry.id for entry in entries]
     assert {"no image of the data set" in bad.reason for bad in new.bad_records} == {True}  # of the other images
     assert import_annotations(dataset, new, str(tmp_path / "new"), origin="x").fingerprint() == old.fingerprint()
 
@@ -288,9 +289,12 @@ def test_order_makes_a_budget_of_exactly_the_annotated_images(multi: str, drawn:
     order = annotated_order(multi, new)
     stored = StoredSplit(multi, "train")
     ids = np.array(stored.annotations.ids.to_pylist())
-    assert sorted(order.ids) == sorted(ids[[0, 3, 20]])  # the one of val is not for training
+    assert list(new.boxes) == [*ids[[3, 5, 20]], Path(list(drawn)[3]).stem]  # as stored, not as exported
+    # the one of val is not for training; a part of these is what chance draws of them
+    assert order.ids == tuple(ids[row] for row in drawn_order(40, 0) if row in (3, 5, 20))
+    assert order.ids != tuple(ids[[3, 5, 20]])
     write_order(locate(str(tmp_path / "order.json")), order)
     guidance = GuidanceConfig(annotation_order=str(tmp_path / "order.json"), annotated_fraction=3.5 / 40)
-    assert np.flatnonzero(annotation_budget(stored, guidance, seed=5)).tolist() == [0, 3, 20]
+    assert np.flatnonzero(annotation_budget(stored, guidance, seed=5)).tolist() == [3, 5, 20]
     with pytest.raises(DataError, match="no training image"):
         annotated_order(multi, replace(new, splits=dict.fromkeys(new.splits, "val")))

@@ -91,6 +91,19 @@ def test_an_image_of_the_first_set_is_not_taken_again(birds: str, make_jpeg, tmp
     assert open_dataset(dest).splits == {"train": 2}
 
 
+def test_files_of_sets_of_one_kind_are_copied_and_numbered_anew(make_jpeg, tmp_path: Path) -> None:
+    first = small(tmp_path, "first", {"a": make_jpeg(8, 8)})
+    second = small(tmp_path, "second", {"b": make_jpeg(9, 9)})
+    merged = merge_datasets(first, second, str(tmp_path / "both"))
+    assert [shard.file for shard in merged.manifest.splits["train"]] == [
+        "train/part-00000.parquet", "train/part-00001.parquet"
+    ]  # fmt: skip
+    for number, place in enumerate((first, second)):
+        copied = (tmp_path / "both" / "train" / f"part-0000{number}.parquet").read_bytes()
+        assert copied == Path(place, "train", "part-00000.parquet").read_bytes()
+    assert StoredSplit(str(tmp_path / "both"), "train").annotations.ids.to_pylist() == ["a", "b"]
+
+
 def test_sets_that_do_not_fit(make_jpeg, tmp_path: Path) -> None:
     images = {"a": make_jpeg(8, 8)}
     first = small(tmp_path, "first", images, groups=("x", "y"))
