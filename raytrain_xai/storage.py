@@ -84,6 +84,15 @@ def exists(at: Location) -> bool:
         return at.filesystem.get_file_info(at.path).type != fs.FileType.NotFound
 
 
+def which_exist(at: Location, names: Sequence[str]) -> set[str]:
+    """Those of many names below a folder (with ``/``) that are there; on S3 they are looked up together."""
+    places = [at.child(*name.split("/")) for name in names]
+    if at.is_local or len(places) < 2:
+        return {name for name, place in zip(names, places, strict=True) if exists(place)}
+    with ThreadPoolExecutor(_CONNECTIONS) as pool:
+        return {name for name, found in zip(names, pool.map(exists, places), strict=True) if found}
+
+
 def stamp_of(at: Location) -> Stamp | None:
     """What tells without reading it whether a file was written again; None when it is absent."""
     with _named(at, "look up"):

@@ -51,13 +51,14 @@ def canvas(height: float = _SIZE_INCHES[1], width: float = _SIZE_INCHES[0]) -> t
     return figure, axes
 
 
-def to_svg(figure: Figure, description: str, marks: str = "") -> str:
+def to_svg(figure: Figure, description: str, marks: str = "", *, behind: str = "") -> str:
     """The drawing as part of a page: as wide as its container, in the colour and font around it.
 
     Args:
         figure: made by :func:`canvas`.
         description: what it shows, for screen readers.
         marks: SVG elements laid over it, in its units: points from the upper left.
+        behind: the same below it.
     """
     buffer = io.StringIO()
     figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
@@ -65,9 +66,10 @@ def to_svg(figure: Figure, description: str, marks: str = "") -> str:
     svg = svg[svg.index("<svg") :]
     for pattern, replacement in _FOR_THE_PAGE:
         svg = re.sub(pattern, replacement, svg, flags=re.DOTALL)
-    role = "group" if marks else "img"  # what is inside an image cannot be reached with the keyboard
+    role = "group" if marks or behind else "img"  # what is inside an image cannot be reached with the keyboard
     opened = svg.replace("<svg", f'<svg role="{role}" aria-label="{escape(description)}"', 1)
-    return opened.replace("</svg>", f"{marks}</svg>")
+    end = opened.index(">") + 1
+    return f"{opened[:end]}{behind}{opened[end:]}".replace("</svg>", f"{marks}</svg>")
 
 
 def to_png(figure: Figure) -> bytes:
