@@ -6,9 +6,10 @@ from collections.abc import Iterable
 from types import SimpleNamespace
 from typing import Any
 
-from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
+from ray import tune
+from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, PopulationBasedTraining, TrialScheduler
 
-from raytrain_xai.sweep_config import AshaScheduler, SweepConfig
+from raytrain_xai.sweep_config import AshaScheduler, Axis, PbtScheduler, SweepConfig
 from raytrain_xai.sweeps.table import PointRow
 
 TIME = "epoch"  # absolute, so that a resumed trial goes on where it was; Tune's own count starts again
@@ -24,6 +25,8 @@ def build_scheduler(config: SweepConfig, epochs: int, past: Iterable[PointRow]) 
             with all.
     """
     own = config.scheduler
+    if isinstance(own, PbtScheduler):
+        return _population(own)
     if not isinstance(own, AshaScheduler):
         return FIFOScheduler()
     asha = ASHAScheduler(
@@ -43,3 +46,38 @@ def build_scheduler(config: SweepConfig, epochs: int, past: Iterable[PointRow]) 
             asha.on_trial_add(None, trial)  # pyright: ignore[reportArgumentType] - neither looks at the controller
         asha.on_trial_result(None, trial, {TIME: point.epoch, **point.val})  # pyright: ignore[reportArgumentType]
     return asha
+
+
+def _population(own: PbtScheduler) -> TrialScheduler:
+    def explore(values: dict[str, Any]) -> dict[str, Any]:
+        """Changed by a fifth, values may have left their range."""
+        return values | {path: _within(axis, values[path]) for path, axis in own.mutate.items()}
+
+    return PopulationBasedTraining(
+        time_attr=TIME,
+        metric=own.metric,
+        mode=own.mode,
+        perturbation_interval=own.interval,
+        hyperparam_mutations={path: _domain(axis) for path, axis in own.mutate.items()},
+        quantile_fraction=own.quantile,
+        custom_explore_fn=explore,
+        log_config=False,
+    )
+
+
+def _domain(axis: Axis) -> Any:
+    values: list[Any] = list(axis.values)
+    match axis.kind:
+        case "uniform":
+            return tune.uniform(*values)
+        case "loguniform":
+            return tune.loguniform(*values)
+        case "randint":
+            return tune.randint(values[0], values[1] + 1)
+        case _:
+            return values
+
+
+def _within(axis: Axis, value: Any) -> Any:
+    ends: list[Any] = list(axis.values)
+    return min(max(value, ends[0]), ends[1]) if axis.is_range else value

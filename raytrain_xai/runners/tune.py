@@ -21,7 +21,7 @@ from raytrain_xai.runners.sweep_paths import absolute_sweep, first_trial
 from raytrain_xai.runners.train import check_start
 from raytrain_xai.runners.trial import baseline_of, measured_of
 from raytrain_xai.storage import Location, delete_tree
-from raytrain_xai.sweep_config import FifoScheduler, OptunaSearch, SweepConfig
+from raytrain_xai.sweep_config import FifoScheduler, OptunaSearch, PbtScheduler, SweepConfig
 from raytrain_xai.sweeps.folder import (
     STATE,
     create_sweep,
@@ -97,6 +97,11 @@ def _check(config: SweepConfig, plan: Sequence[TrialSpec]) -> None:
     uneven = sorted(key for key in varied if key == "workers" or key.startswith("resources."))
     if uneven:
         raise ConfigError(f"{', '.join(uneven)} cannot differ between the runs of a sweep; set it in base or fixed")
+    if isinstance(config.scheduler, PbtScheduler) and _example(config).workers > 0:
+        raise ConfigError(
+            "scheduler.kind=pbt hands checkpoints from trial to trial, which trials with workers of their own "
+            "cannot do; set fixed.workers=0"
+        )
     runs = [trial_config(config, spec) for spec in plan] or [trial_config(config, first_trial(config))]
     check_on_data(config, runs)
     check_start(_example(config))

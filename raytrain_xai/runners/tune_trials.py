@@ -10,29 +10,27 @@ import logging
 import os
 import tempfile
 import traceback
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
 from ray import tune
 from ray.tune.integration.ray_train import TuneReportCallback
-from ray.tune.progress_reporter import TrialProgressCallback
-from ray.tune.schedulers import FIFOScheduler, TrialScheduler
+from ray.tune.schedulers import FIFOScheduler, PopulationBasedTraining, TrialScheduler
 from ray.tune.search import Searcher
 
 from raytrain_xai.config import AnyRunConfig
 from raytrain_xai.errors import XaiError
 from raytrain_xai.runners.capacity import DRIVER_CPUS
 from raytrain_xai.runners.job import Launch
-from raytrain_xai.runners.ray_train import send
-from raytrain_xai.runners.trial import Trial, find_trial, measured_of, num_attempts, run_trial
-from raytrain_xai.storage import Location
-from raytrain_xai.sweep_config import SweepConfig
-from raytrain_xai.sweeps.folder import TrialState, read_state, write_state
+from raytrain_xai.runners.population import Pointer, initial_values, num_segments, prepare
+from raytrain_xai.runners.trial import Trial, find_trial, run_trial
+from raytrain_xai.runners.trial_ends import TrialEnds, publish
+from raytrain_xai.storage import Location, delete_tree
+from raytrain_xai.sweep_config import PbtScheduler, SweepConfig
 
 _SETTINGS = {
     "RAY_AIR_NEW_OUTPUT": "0",  # with verbose=0: no tables of Tune beside ours
@@ -80,9 +78,11 @@ def run_trials(
         KeyboardInterrupt: the processes of the trials are still there; they end with the connection to Ray.
     """
     space: dict[str, Any] = {} if searcher is not None else {"trial": tune.grid_search(list(keys))}
+    if isinstance(scheduler, PopulationBasedTraining):
+        space |= _population_values(trials, keys)
     train = _Trainable(trials, is_watched=scheduler is not None)
     resources = _resources(trials.run)
-    with tempfile.TemporaryDirectory(prefix="rx-") as storage, _quiet(debug=trials.debug):
+    with _tune_folder(trials, scheduler) as place, _quiet(debug=trials.debug):
         tuner = tune.Tuner(
             tune.with_resources(train.function(), resources),
             param_space=space,
@@ -91,14 +91,15 @@ def run_trials(
                 max_concurrent_trials=trials.concurrent,
                 scheduler=scheduler or FIFOScheduler(),
                 search_alg=searcher,
-                reuse_actors=trials.run.workers == 0,
+                reuse_actors=trials.run.workers == 0 or scheduler is None,  # an end by force leaves workers behind
+                trial_name_creator=_key,
                 trial_dirname_creator=_folder_name,
             ),
             run_config=tune.RunConfig(
                 name="trials",
-                storage_path=storage,
+                **place,
                 failure_config=tune.FailureConfig(max_failures=trials.config.retries),
-                callbacks=[TrialEnds(trials)],
+                callbacks=[TrialEnds(trials.at, trials.config, trials.board)],
                 verbose=0,
             ),
         )
@@ -112,8 +113,13 @@ def _resources(run: AnyRunConfig) -> dict[str, float]:
     return {"CPU": own.cpus_per_worker} | ({"GPU": own.gpus_per_worker} if own.gpus_per_worker > 0 else {})
 
 
+def _key(trial: Any) -> str:
+    """Name of a trial from now on; population based training copies the values of others over its own."""
+    return trial.config["trial"]
+
+
 def _folder_name(trial: Any) -> str:
-    return trial.config["trial"].replace("/", "-")
+    return _key(trial).replace("/", "-")
 
 
 @dataclass(frozen=True)
@@ -127,15 +133,18 @@ class _Trainable:
         """As Tune wants it: a function of the values it chose."""
 
         def train(values: dict[str, Any]) -> None:
-            self.run(values["trial"])
+            self.run(tune.get_context().get_trial_name() or values["trial"], values)
 
         return train
 
-    def run(self, key: str) -> None:
+    def run(self, key: str, values: Mapping[str, Any]) -> None:
         os.environ["TUNE_FUNCTION_THREAD_TIMEOUT_S"] = "60"  # last words of a stopped trial
         trials = self.trials  # (the trial after it, in the same actor, fails when it has to wait longer)
         try:
             trial = find_trial(trials.at, trials.config, key)
+            if self.is_watched and isinstance(trials.config.scheduler, PbtScheduler):
+                own = {path: values[path] for path in trials.config.scheduler.mutate}
+                trial = prepare(trials.at, trials.config, trial, own, _pointer())
             torch.set_num_threads(max(1, int(trial.config.resources.cpus_per_worker)))
             run_trial(trials.at, trial, self._launch(trial))
         except XaiError:
@@ -149,22 +158,66 @@ class _Trainable:
 
     def _launch(self, trial: Trial) -> Launch:
         epochs = trial.config.epochs
-        publish = partial(_publish, self.trials.board, trial.key)
+        tell = partial(publish, self.trials.board, trial.key)
         if not self.is_watched:
-            return Launch("auto", publish, self.trials.debug)
+            return Launch("auto", tell, self.trials.debug)
         if trial.config.workers > 0:
-            return Launch("auto", publish, self.trials.debug, callbacks=(TellTune(epochs),))
-        return Launch("auto", publish, self.trials.debug, report=partial(_tell_tune, epochs))
+            return Launch("auto", tell, self.trials.debug, callbacks=(TellTune(epochs),))
+        at = self.trials.at if isinstance(self.trials.config.scheduler, PbtScheduler) else None
+        return Launch("auto", tell, self.trials.debug, report=partial(_tell_tune, trial.key, epochs, at))
 
 
-def _publish(board: Any, key: str, record: dict[str, Any]) -> None:
-    send(board, {**record, "trial": key})
+def _tell_tune(key: str, epochs: int, at: Location | None, metrics: dict[str, float]) -> None:
+    """Tune answers when its scheduler has decided, or ends this thread. The last epoch is not up for decision.
 
-
-def _tell_tune(epochs: int, metrics: dict[str, float]) -> None:
-    """Tune answers when its scheduler has decided, or ends this thread. The last epoch is not up for decision."""
-    if metrics["epoch"] < epochs:
+    Args:
+        key: of the trial.
+        epochs: that it trains.
+        at: folder of the sweep, where the trial's checkpoint may become another one's; else None.
+        metrics: with ``epoch`` and ``step``.
+    """
+    if metrics["epoch"] >= epochs:
+        return
+    if at is None:
         tune.report(dict(metrics))
+        return
+    with tempfile.TemporaryDirectory(prefix="rx-") as folder:
+        Pointer(key, num_segments(at, key), int(metrics["step"])).write(folder)
+        tune.report(dict(metrics), checkpoint=tune.Checkpoint.from_directory(folder))
+
+
+def _pointer() -> Pointer | None:
+    """The checkpoint that Tune wants the trial to go on from."""
+    checkpoint = tune.get_checkpoint()
+    if checkpoint is None:
+        return None
+    with checkpoint.as_directory() as folder:
+        return Pointer.read(folder)
+
+
+def _population_values(trials: Trials, keys: Sequence[str]) -> dict[str, Any]:
+    """Where every trial begins, in the space that is changed."""
+    at, config = trials.at, trials.config
+    own = {key: initial_values(at, config, find_trial(at, config, key)) for key in keys}
+    paths = own[keys[0]]
+    return {path: tune.sample_from(partial(_value_of, own, path)) for path in paths}
+
+
+def _value_of(own: Mapping[str, Mapping[str, Any]], path: str, spec: Any) -> Any:
+    return own[spec.config["trial"]][path]
+
+
+@contextmanager
+def _tune_folder(trials: Trials, scheduler: TrialScheduler | None) -> Generator[dict[str, Any]]:
+    """Where Tune keeps its own files while it runs: here, or where every node sees the pointers of a population."""
+    if isinstance(scheduler, PopulationBasedTraining):
+        folder = trials.at.child("tune")
+        delete_tree(folder)
+        yield {"storage_path": folder.path, "storage_filesystem": folder.filesystem}
+        delete_tree(folder)
+        return
+    with tempfile.TemporaryDirectory(prefix="rx-") as folder:
+        yield {"storage_path": folder}
 
 
 class TellTune(TuneReportCallback):
@@ -178,51 +231,6 @@ class TellTune(TuneReportCallback):
         """Called with the metrics of every worker."""
         if metrics[0]["epoch"] < self._epochs:
             super().after_report(run_context, metrics, checkpoint)
-
-
-class TrialEnds(TrialProgressCallback):
-    """Writes the states that trials cannot write themselves: of those that were stopped, and of those that crashed.
-
-    It takes the place of Tune's callback that prints results.
-    """
-
-    def __init__(self, trials: Trials) -> None:
-        super().__init__()
-        self._trials = trials
-
-    def on_trial_result(self, iteration: int, trials: list[Any], trial: Any, result: Any, **info: Any) -> None:
-        """The run itself told."""
-
-    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:  # noqa: ARG002
-        """Called when a trial ended, or was ended by the scheduler: then it has no state."""
-        key = trial.config["trial"]
-        if read_state(self._trials.at, key) is None:
-            self._end(key, "stopped", None, float(trial.last_result.get("time_total_s", 0.0)))
-
-    def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:  # noqa: ARG002
-        """Called when a crashed trial is tried again."""
-        record = {"kind": "trial", "status": "retried", "error": _crash(trial)}
-        _publish(self._trials.board, trial.config["trial"], record)
-
-    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:  # noqa: ARG002
-        """Called when a trial crashed for the last time."""
-        seconds = float(trial.last_result.get("time_total_s", 0.0))
-        self._end(trial.config["trial"], "failed", _crash(trial), seconds)
-
-    def _end(self, key: str, status: Any, error: str | None, seconds: float) -> None:
-        at, config = self._trials.at, self._trials.config
-        attempts = num_attempts(find_trial(at, config, key).config)
-        write_state(at, key, TrialState(status, error, attempts, seconds, retryable=status == "failed"))
-        val = measured_of(at, key)
-        _publish(self._trials.board, key, {"kind": "trial", "status": status, "error": error, "val": val})
-
-
-def _crash(trial: Any) -> str:
-    """Why a trial crashed, in one line: the last of a stack trace, the first of Ray's words about a lost process."""
-    lines = [line.strip() for line in Path(trial.error_file).read_text(encoding="utf-8").splitlines() if line.strip()]
-    newest = lines[max(i for i, line in enumerate(lines) if line.startswith("Failure # ")) + 1 :]
-    has_trace = any(line.startswith("File ") for line in newest)
-    return (newest[-1] if has_trace else newest[0])[:500] if newest else "the process of the trial was lost"
 
 
 @contextmanager
