@@ -55,7 +55,7 @@ class Explainer:
         origin: where the weights came from, for the records that callers keep.
         shorter: side to which the shorter one is scaled before the central square of ``image_size`` is cut out; None
             squeezes pictures to a square.
-        exclusive: classes compete, as those of a network trained with cross-entropy.
+        exclusive: classes compete, as those of a network trained with cross-entropy, or by softmax distillation alone.
     Raises:
         ConfigError: method or layer do not fit the network, or the number of class names does not.
     """
@@ -105,7 +105,7 @@ class Explainer:
             intgrad_steps=config.guidance.intgrad_steps,
             origin=origin,
             shorter=config.data.eval_resize,
-            exclusive=config.loss.name == "cross_entropy",
+            exclusive=not config.fixes_logits,
         )
 
     def probabilities(self, logits: Tensor) -> Tensor:

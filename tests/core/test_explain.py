@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from torch import Tensor
 
 from raytrain_xai.attribution.attribute import attribute
 from raytrain_xai.attribution.tapped import tapped_pass
+from raytrain_xai.config import parse_config
 from raytrain_xai.errors import CheckpointError, ConfigError, DataError
 from raytrain_xai.explain import Explainer
 from raytrain_xai.models.network import Network
@@ -213,3 +215,23 @@ def test_probabilities_of_exclusive_classes_sum_to_one() -> None:
         torch.testing.assert_close(one.probabilities, one.logits.exp() / one.logits.exp().sum())
         torch.testing.assert_close(other.probabilities, 1 / (1 + (-other.logits).exp()))
         assert one.classes[0].probability == pytest.approx(float(one.probabilities.max()))
+
+
+@pytest.mark.parametrize(
+    ("sections", "compete"),
+    [
+        ({}, False),
+        ({"loss": {"name": "cross_entropy"}}, True),
+        ({"distill": {"teacher": "t"}}, True),
+        ({"distill": {"teacher": "t", "form": "bernoulli"}}, False),
+        ({"distill": {"teacher": "t", "truth_weight": 1.0}}, False),
+    ],
+)
+def test_classes_compete_where_training_saw_only_differences(sections: dict[str, Any], compete: bool) -> None:
+    raw = {
+        "name": "run", "epochs": 1, "data": {"path": "d"}, "model": {"name": "bcos_resnet_tiny"},
+        "evaluation": {"select": "last"},
+    }  # fmt: skip
+    config = parse_config(raw | sections)
+    found = Explainer.of_run(network("bcos_resnet_tiny"), config, {"classes": CLASSES}, origin="run")
+    assert found.exclusive is compete
