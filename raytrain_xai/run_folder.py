@@ -71,6 +71,16 @@ def open_run(run: str) -> Location:
     return at
 
 
+def storage_and_name(at: Location) -> tuple[str, str]:
+    """Address of a folder as (storage, name); local ones absolute, options after ``?`` belong to the storage."""
+    if at.is_local:
+        storage, _, name = at.path.rstrip("/").rpartition("/")
+        return storage or "/", name
+    base, question, options = at.uri.partition("?")
+    storage, _, name = base.rstrip("/").rpartition("/")
+    return storage + question + options, name
+
+
 def read_config(at: Location) -> dict[str, Any]:
     """Stored configuration of a run, unvalidated.
 

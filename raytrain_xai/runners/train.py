@@ -22,6 +22,7 @@ from raytrain_xai.run_folder import (
     read_config,
     read_json,
     run_location,
+    storage_and_name,
     write_config,
 )
 from raytrain_xai.runners.changes import RESUMABLE, RESUMABLE_OF, changed_keys
@@ -87,7 +88,7 @@ def resume_run(run: str, overrides: Sequence[str], launch: Launch) -> Outcome:
     before = parse_job(stored, source=f"{run}/config.yaml")
     config = job_with_overrides(stored, overrides, source="resume")
     _check_changes(before, config)
-    storage, name = _split(run)
+    storage, name = storage_and_name(at)
     config = config.model_copy(update={"storage": storage, "name": name})  # the folder may have moved
     if exists(at.child(METRICS)) and config.epochs == before.epochs:
         return Outcome(run, read_json(at.child(METRICS)), was_finished=True)
@@ -147,12 +148,3 @@ def _check_changes(before: AnyRunConfig, after: AnyRunConfig) -> None:
             f"{key} cannot change on resume (it was {old!r}); only {', '.join(free)} can. "
             "Train under a new name instead"
         )
-
-
-def _split(run: str) -> tuple[str, str]:
-    """Address of a run as (storage, name); options after ``?`` belong to the storage."""
-    base, question, options = run.partition("?") if "://" in run else (run, "", "")
-    if "://" not in run:
-        base = open_run(run).path  # absolute: the name of "." is that of the folder
-    storage, _, name = base.rstrip("/").rpartition("/")
-    return (storage or "/") + question + options, name

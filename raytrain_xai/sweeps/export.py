@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from raytrain_xai.config import RunConfig, parse_job
 from raytrain_xai.errors import ConfigError
-from raytrain_xai.run_folder import CONFIG, METRICS, read_config, write_config
+from raytrain_xai.run_folder import CONFIG, METRICS, read_config, storage_and_name, write_config
 from raytrain_xai.storage import exists, list_tree, locate, read_bytes, write_bytes
-from raytrain_xai.sweeps.folder import find_sweep, split_address, trial_run
+from raytrain_xai.sweeps.folder import find_sweep, trial_run
 from raytrain_xai.sweeps.gather import open_sweep
 
 ORDER = "annotation_order.json"
@@ -55,7 +55,7 @@ def export_trial(address: str, trial: str, dest: str) -> str:
         raise ConfigError(f"{dest} holds a run already; choose another folder")
     raw = read_config(run)
     config = parse_job(raw, source=run.child(CONFIG).uri)
-    storage, name = split_address(target)
+    storage, name = storage_and_name(target)
     config = config.model_copy(update={"storage": storage, "name": name})
     if isinstance(config, RunConfig) and config.guidance.annotation_order is not None:
         order = target.child(ORDER)

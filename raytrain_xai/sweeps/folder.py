@@ -17,7 +17,7 @@ import yaml
 
 from raytrain_xai.config import dump_config, validated
 from raytrain_xai.errors import CheckpointError, ConfigError
-from raytrain_xai.run_folder import read_json, write_json
+from raytrain_xai.run_folder import read_json, storage_and_name, write_json
 from raytrain_xai.storage import Location, exists, list_names, locate, read_bytes, read_many, write_bytes
 from raytrain_xai.sweep_config import SweepConfig
 from raytrain_xai.sweeps.plan import BASELINE, TRIALS, TrialSpec, baseline_name
@@ -86,18 +86,8 @@ def read_sweep(at: Location) -> SweepConfig:
         config = validated(SweepConfig, raw, file.uri)
     except (yaml.YAMLError, ConfigError) as error:
         raise CheckpointError(f"{file.uri} is damaged: {' '.join(str(error).split())}") from error
-    storage, name = split_address(at)
+    storage, name = storage_and_name(at)
     return config.model_copy(update={"storage": storage, "name": name})
-
-
-def split_address(at: Location) -> tuple[str, str]:
-    """A folder as (storage, name); local ones absolute, options after ``?`` with the storage."""
-    if at.is_local:
-        storage, _, name = at.path.rstrip("/").rpartition("/")
-        return storage or "/", name
-    base, question, options = at.uri.partition("?")
-    storage, _, name = base.rstrip("/").rpartition("/")
-    return storage + question + options, name
 
 
 def write_plan(at: Location, plan: Sequence[TrialSpec]) -> None:

@@ -19,6 +19,7 @@ from raytrain_xai.run_folder import (
     open_run,
     read_config,
     run_location,
+    storage_and_name,
 )
 from raytrain_xai.storage import Location, locate
 
@@ -43,6 +44,19 @@ def test_a_taken_name_is_refused_with_the_way_on(tmp_path: Path) -> None:
 def test_the_stored_configuration_is_the_resolved_one(tmp_path: Path) -> None:
     at = create_run(config(tmp_path))
     assert RunConfig.model_validate(read_config(at)) == config(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("address", "storage", "name"),
+    [
+        ("/a/runs/x/", "/a/runs", "x"),
+        ("/x", "/", "x"),
+        ("file:///a/x", "/a", "x"),
+        ("s3://b/runs/x?scheme=http&endpoint_override=h:1", "s3://b/runs?scheme=http&endpoint_override=h:1", "x"),
+    ],
+)
+def test_an_address_is_a_storage_and_a_name(address: str, storage: str, name: str) -> None:
+    assert storage_and_name(locate(address)) == (storage, name)
 
 
 def test_what_is_not_a_run_is_named(tmp_path: Path) -> None:
