@@ -27,14 +27,14 @@ class Line:
 
     Attributes:
         places: coordinate on the scale of every axis.
-        group: position that fixes the colour.
+        group: position that fixes the colour; None is the colour of the text.
         title: shown while the pointer is over it.
         href: page that it opens; None opens nothing.
         faint: drawn lightly.
     """
 
     places: Sequence[float]
-    group: int
+    group: int | None
     title: str
     href: str | None = None
     faint: bool = False
@@ -104,6 +104,7 @@ def _wrapped(name: str) -> str:
 def _element(line: Line, corners: NDArray[np.float64]) -> str:
     points = " ".join(f"{x:.1f},{y:.1f}" for x, y in corners.tolist())
     kind = "faint" if line.faint else "full"
+    colour = "currentColor" if line.group is None else colour_of(line.group)
     title = f"<title>{escape(line.title)}</title>"
-    shape = f'<polyline class="trial {kind}" points="{points}" stroke="{colour_of(line.group)}">{title}</polyline>'
+    shape = f'<polyline class="trial {kind}" points="{points}" stroke="{colour}">{title}</polyline>'
     return linked(shape, line.href)

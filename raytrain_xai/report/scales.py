@@ -18,6 +18,7 @@ Floats = NDArray[np.float64]
 _LOG_RATIO = 20  # between the largest and the smallest positive value, from which on they are spread by logarithm
 _FEW = 9  # distinct values that are all written at the axis
 _ZERO_DISTANCE = 0.7  # of zero from the smallest positive value, in decades
+_SHORT = 2.5  # decades below which 2 and 5 are labelled as well
 _PERCENT = ("_fraction", "_dilation")  # endings of keys that are shares
 
 
@@ -83,7 +84,7 @@ def value_text(value: object) -> str:
     if value is None:
         return "none"
     if is_number(value):
-        return f"{value:.6g}"
+        return f"{value:.4g}"
     return value if isinstance(value, str) else json.dumps(value)
 
 
@@ -97,8 +98,10 @@ def _logarithmic(name: str, distinct: Sequence[float], positive: Sequence[float]
     zero = low - _ZERO_DISTANCE
     shown = list(positive)
     if len(positive) > _FEW or not _apart([math.log10(value) for value in positive]):
-        decades = range(math.ceil(low - 1e-9), math.floor(high + 1e-9) + 1)
-        shown = [10.0**decade for decade in decades] or [positive[0], positive[-1]]
+        decades = range(math.floor(low), math.ceil(high) + 1)
+        inside = [(step, step * 10.0**decade) for decade in decades for step in (1, 2, 5)]
+        inside = [(step, value) for step, value in inside if positive[0] <= value <= positive[-1]]
+        shown = [value for step, value in inside if step == 1 or high - low < _SHORT]
     ticks = [math.log10(value) for value in shown]
     labels = [number_text(name, value) for value in shown]
     if distinct[0] == 0:

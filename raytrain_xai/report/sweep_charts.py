@@ -17,7 +17,7 @@ from raytrain_xai.report.marks import Mark, include, marks_svg
 from raytrain_xai.report.scales import Scale
 from raytrain_xai.sweeps.repeats import Stat
 
-_SHADE = 0.14
+_SHADE, _SHADE_ALL = 0.14, 0.4  # opacity of one band, and of all together
 
 
 @dataclass(frozen=True)
@@ -108,10 +108,11 @@ def _draw(axes: Axes, curve: Curve, *, joined: bool) -> None:
 def _shade(axes: Axes, curves: Sequence[Curve], level: Stat | None) -> None:
     """Bands, within the limits that points and means ask for: an interval of two seeds is wider than all of them."""
     limits = axes.get_ylim()
+    shade = min(_SHADE, _SHADE_ALL / max(len(curves), 1))
     for curve in curves:
         if any(stat.n > 1 for stat in curve.y):
             low, high = zip(*map(_ends, curve.y), strict=True)
-            axes.fill_between(curve.x, low, high, color=colour_of(curve.group), alpha=_SHADE, linewidth=0)
+            axes.fill_between(curve.x, low, high, color=colour_of(curve.group), alpha=shade, linewidth=0)
     if level is not None and level.n > 1:
         axes.axhspan(*_ends(level), color=INK, alpha=0.07, linewidth=0)
     axes.set_ylim(limits)

@@ -25,6 +25,7 @@ from raytrain_xai.report.sweep_view import (
     chooses_nothing,
     facets,
     is_unguided,
+    position_of,
     title_of,
     value_of,
 )
@@ -122,7 +123,7 @@ def _panel(
     chosen = np.flatnonzero(thinned(places, measured, np.zeros(len(rows), dtype=np.bool_), MOST_POINTS)).tolist()
     marks = [
         Mark(
-            float(places[i]), float(measured[i]), _position(rows[i], colour, names),
+            float(places[i]), float(measured[i]), position_of(rows[i], colour, names),
             title=f"{view.describe(rows[i])}; {title_of(metric)} {measured[i]:.4g}",
             href=view.links.get(rows[i].id), faint=bool(curves),
         )
@@ -136,14 +137,6 @@ def _in_group(row: TrialRow, colour: str | None, name: str) -> bool:
     if colour is None or (colour == STRATEGY and chooses_nothing(row)):
         return True
     return value_text(value_of(row, colour)) == name
-
-
-def _position(row: TrialRow, colour: str | None, names: Sequence[str]) -> int | None:
-    """Colour of a trial; None, that of the text, where it belongs to all or to none."""
-    if colour is None:
-        return 0
-    name = value_text(value_of(row, colour))
-    return names.index(name) if name in names else None
 
 
 def _curve(group: int, scale: Scale, known: Sequence[tuple[TrialRow, float]], key: str) -> Curve | None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 from raytrain_xai import __version__
 from raytrain_xai.config import dump_config
@@ -16,7 +15,16 @@ from raytrain_xai.report.sweep_parallel import build_parallel
 from raytrain_xai.report.sweep_planes import build_planes
 from raytrain_xai.report.sweep_rows import table_json
 from raytrain_xai.report.sweep_summary import best_settings, status_text, swept_texts
-from raytrain_xai.report.sweep_view import DILATION, LOSS, STRATEGY, SweepView, is_unguided, title_of, view_sweep
+from raytrain_xai.report.sweep_view import (
+    DILATION,
+    LOSS,
+    STRATEGY,
+    SweepView,
+    is_unguided,
+    position_of,
+    title_of,
+    view_sweep,
+)
 from raytrain_xai.storage import locate, write_bytes
 from raytrain_xai.sweeps.gather import open_sweep
 from raytrain_xai.sweeps.plan import FRACTION, WEIGHT
@@ -159,7 +167,13 @@ def _failures(view: SweepView) -> list[Failure]:
     return sorted((Failure(e, len(parts[e]), trials) for e, trials in named.items()), key=lambda one: -one.count)
 
 
-def _legend(view: SweepView, colour: str | None) -> list[dict[str, Any]]:
+def _legend(view: SweepView, colour: str | None) -> list[dict[str, str]]:
+    """Groups with their colours; then what trials that set no such value are, in the colour of the text."""
     if colour is None:
         return []
-    return [{"label": name, "colour": colour_of(position)} for position, name in enumerate(view.groups(colour))]
+    names = view.groups(colour)
+    legend = [{"label": name, "colour": colour_of(position)} for position, name in enumerate(names)]
+    if any(position_of(row, colour, names) is None and not is_unguided(row) for row in view.trials):
+        rest = "every image annotated" if colour == STRATEGY else f"{view.labels[colour]} not set"
+        legend.append({"label": rest, "colour": "currentColor"})
+    return legend

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from raytrain_xai.report.parallel_chart import Line, parallel_chart
-from raytrain_xai.report.scales import Scale, is_number, scale_of, value_text
-from raytrain_xai.report.sweep_view import ABSENT, SweepView, number, title_of, unit, value_of
+from raytrain_xai.report.scales import Scale, is_number, scale_of
+from raytrain_xai.report.sweep_view import ABSENT, SweepView, number, position_of, title_of, unit, value_of
 from raytrain_xai.sweeps.fronts import front_rows
 from raytrain_xai.sweeps.table import TrialRow
 
@@ -47,7 +47,7 @@ def build_parallel(view: SweepView) -> Parallel | None:
     lines = [
         Line(
             table[i].tolist(),
-            _position(view, rows[i], names),
+            position_of(rows[i], view.colour, names),
             _text(view, rows[i]),
             view.links.get(rows[i].id),
             not front[i],
@@ -70,10 +70,10 @@ def _complete(view: SweepView) -> list[TrialRow]:
 def _on_front(view: SweepView, rows: Sequence[TrialRow]) -> list[bool]:
     """Whether no other trial of its colour beats a trial in all objectives."""
     signs = [1.0 if view.config.objectives[metric] == "max" else -1.0 for metric in view.metrics]
-    parts: dict[int, list[int]] = {}
+    parts: dict[int | None, list[int]] = {}
     names = view.groups(view.colour)
     for i, row in enumerate(rows):
-        parts.setdefault(_position(view, row, names), []).append(i)
+        parts.setdefault(position_of(row, view.colour, names), []).append(i)
     found = [False] * len(rows)
     for own in parts.values():
         points = [[sign * rows[i].val[m] for m, sign in zip(view.metrics, signs, strict=True)] for i in own]
@@ -91,13 +91,6 @@ def _chosen(view: SweepView, rows: Sequence[TrialRow], front: Sequence[bool]) ->
     room = max(MOST_LINES - len(kept), 0)
     spread = [others[(2 * slot + 1) * len(others) // (2 * room)] for slot in range(min(room, len(others)))]
     return sorted([*kept, *spread])
-
-
-def _position(view: SweepView, row: TrialRow, names: Sequence[str]) -> int:
-    if view.colour is None:
-        return 0
-    name = value_text(value_of(row, view.colour))
-    return names.index(name) if name in names else len(names)
 
 
 def _text(view: SweepView, row: TrialRow) -> str:

@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 
 from raytrain_xai.report.marks import Mark, thinned
 from raytrain_xai.report.run_charts import Chart
-from raytrain_xai.report.scales import value_text
 from raytrain_xai.report.sweep_charts import Front, plane_chart
 from raytrain_xai.report.sweep_view import (
     MEASURED_BY,
@@ -21,15 +20,16 @@ from raytrain_xai.report.sweep_view import (
     facets,
     is_unguided,
     number,
+    position_of,
     title_of,
     unit,
-    value_of,
 )
 from raytrain_xai.sweeps.fronts import front_rows
 from raytrain_xai.sweeps.table import TrialRow
 
 MOST_POINTS = 1500
 """Points of one chart, from which on those that lie beside others are left out."""
+_UNGUIDED, _UNCOLOURED = -1, -2  # groups that have no colour of their own
 PLANES = (("f1", "epg"), ("f1", "iou"), ("worst_group", "epg"))
 """Pairs of metrics that are set against each other where they were measured; the last one if both are objectives."""
 
@@ -59,7 +59,7 @@ class _Cloud:
         measured: metrics of each, as shares.
         names: what each is: epoch and split.
         places: (n, 2) metrics in the unit of the chart.
-        groups: (n,) int64 position of the colour; -1 for what is not guided.
+        groups: (n,) int64 position of the colour, or one of the two below 0.
         full: (n,) bool drawn in full.
     """
 
@@ -140,12 +140,11 @@ def _cloud(
 
 
 def _groups(view: SweepView, rows: Sequence[TrialRow]) -> NDArray[np.int64]:
-    names = {name: position for position, name in enumerate(view.groups(view.colour))}
+    names = view.groups(view.colour)
 
     def group(row: TrialRow) -> int:
-        if row.is_baseline or is_unguided(row):
-            return -1
-        return 0 if view.colour is None else names.get(value_text(value_of(row, view.colour)), len(names))
+        position = position_of(row, view.colour, names)
+        return _UNGUIDED if row.is_baseline or is_unguided(row) else _UNCOLOURED if position is None else position
 
     known = {row.id: group(row) for row in rows}
     return np.array([known[row.id] for row in rows], dtype=np.int64)
@@ -161,7 +160,7 @@ def _fronts(cloud: _Cloud) -> list[Front]:
 
 def _chosen(cloud: _Cloud) -> NDArray[np.bool_]:
     """Points that are drawn: all in full and all unguided ones, of the rest those that stand apart."""
-    return thinned(cloud.places[:, 0], cloud.places[:, 1], cloud.full | (cloud.groups < 0), MOST_POINTS)
+    return thinned(cloud.places[:, 0], cloud.places[:, 1], cloud.full | (cloud.groups == _UNGUIDED), MOST_POINTS)
 
 
 def _marks(view: SweepView, cloud: _Cloud, chosen: NDArray[np.bool_]) -> list[Mark]:
@@ -171,7 +170,7 @@ def _marks(view: SweepView, cloud: _Cloud, chosen: NDArray[np.bool_]) -> list[Ma
         marks.append(Mark(
             x=float(cloud.places[i, 0]), y=float(cloud.places[i, 1]), group=None if group < 0 else group,
             title=f"{view.describe(row)}; {cloud.names[i]}: {_metrics(view, cloud.measured[i])}",
-            href=view.links.get(row.id), faint=not cloud.full[i], shape="diamond" if group < 0 else "circle",
+            href=view.links.get(row.id), faint=not cloud.full[i], shape="diamond" if group == _UNGUIDED else "circle",
         ))  # fmt: skip
     return marks
 

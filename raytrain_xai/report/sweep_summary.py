@@ -10,6 +10,7 @@ from statistics import fmean, stdev
 from raytrain_xai.report.scales import is_number, value_text
 from raytrain_xai.report.sweep_view import ABSENT, SweepView, is_unguided, number, title_of, unit, value_of
 from raytrain_xai.report.tables import duration_text
+from raytrain_xai.sweeps.repeats import group_repeats
 from raytrain_xai.sweeps.table import TrialRow
 
 _STATUSES = (("finished", "finished"), ("stopped", "stopped early"), ("failed", "failed"), ("unfinished", "unfinished"))
@@ -50,12 +51,8 @@ def swept_texts(view: SweepView) -> list[tuple[str, str]]:
 
 def best_settings(view: SweepView) -> list[Setting]:
     """For every objective the setting with the best mean on validation, then what they are compared with."""
-    finished = [row for row in view.trials if row.status == "finished"]
-    parts: dict[tuple[str, ...], list[TrialRow]] = {}
-    for row in finished:
-        parts.setdefault(tuple(value_text(value_of(row, key)) for key in view.swept), []).append(row)
     chosen: dict[int, list[str]] = {}
-    groups = list(parts.values())
+    groups = [repeats.rows for repeats in group_repeats(view.trials)]
     for metric in view.metrics:
         sign = 1 if view.config.objectives[metric] == "max" else -1
         known = [i for i, rows in enumerate(groups) if all(metric in row.val for row in rows)]

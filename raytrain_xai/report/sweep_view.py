@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
+from urllib.parse import quote
 
 from raytrain_xai.report.runs import PAGE
 from raytrain_xai.report.scales import value_text
@@ -109,6 +110,14 @@ def view_sweep(sweep: Sweep, target: Location) -> SweepView:
     )
 
 
+def position_of(row: TrialRow, colour: str | None, names: Sequence[str]) -> int | None:
+    """Position of a trial among the groups of a key; None, the colour of the text, where it does not set the key."""
+    if colour is None:
+        return 0
+    name = value_text(value_of(row, colour))
+    return names.index(name) if name in names else None
+
+
 def value_of(row: TrialRow, key: str) -> Any:
     """What a trial has for a swept key; :data:`ABSENT` when it does not set it."""
     return (row.strategy or ABSENT) if key == STRATEGY else row.values.get(key, ABSENT)
@@ -208,7 +217,9 @@ def _links(sweep: Sweep, target: Location) -> dict[str, str]:
         return {}
     pages = {row.id: f"{row.run}/{PAGE}" for row in sweep.rows if row.run is not None}
     present = which_exist(sweep.at, list(pages.values()))
-    return {trial: posixpath.join(base, page) for trial, page in pages.items() if page in present}
+    return {
+        trial: quote(posixpath.normpath(posixpath.join(base, page))) for trial, page in pages.items() if page in present
+    }
 
 
 def _relative(folder: Location, target: Location) -> str | None:
