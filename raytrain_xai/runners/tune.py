@@ -102,6 +102,10 @@ def _check(config: SweepConfig, plan: Sequence[TrialSpec]) -> None:
             "scheduler.kind=pbt hands checkpoints from trial to trial, which trials with workers of their own "
             "cannot do; set fixed.workers=0"
         )
+    if isinstance(config.scheduler, PbtScheduler) and config.concurrent is not None:
+        raise ConfigError(
+            "scheduler.kind=pbt takes turns with all its trials on the whole cluster; leave concurrent out"
+        )
     runs = [trial_config(config, spec) for spec in plan] or [trial_config(config, first_trial(config))]
     check_on_data(config, runs)
     check_start(_example(config))

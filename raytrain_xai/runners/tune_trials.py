@@ -78,7 +78,8 @@ def run_trials(
         KeyboardInterrupt: the processes of the trials are still there; they end with the connection to Ray.
     """
     space: dict[str, Any] = {} if searcher is not None else {"trial": tune.grid_search(list(keys))}
-    if isinstance(scheduler, PopulationBasedTraining):
+    is_population = isinstance(scheduler, PopulationBasedTraining)
+    if is_population:
         space |= _population_values(trials, keys)
     train = _Trainable(trials, is_watched=scheduler is not None)
     resources = _resources(trials.run)
@@ -88,7 +89,7 @@ def run_trials(
             param_space=space,
             tune_config=tune.TuneConfig(
                 num_samples=1 if total is None else total,
-                max_concurrent_trials=trials.concurrent,
+                max_concurrent_trials=None if is_population else trials.concurrent,  # it has to know all of its trials
                 scheduler=scheduler or FIFOScheduler(),
                 search_alg=searcher,
                 reuse_actors=trials.run.workers == 0 or scheduler is None,  # an end by force leaves workers behind
