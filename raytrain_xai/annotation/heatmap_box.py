@@ -14,6 +14,10 @@ COVERAGE = 0.95
 def heatmap_box(attr: Tensor, coverage: float = COVERAGE) -> Tensor:
     """The middle part of the positive evidence along each axis, which single far pixels hardly move.
 
+    Mean IoU with the true box, where a class has one, at the default: .57 (composed birds, Grad-CAM), .47 (VOC, guided
+    B-cos SqueezeNet), .46 (VOC, unguided ones); the box around all pixels above the best IoU threshold: .57, .47, .44;
+    the whole image: .16 and .43. So half of these boxes need to be drawn again.
+
     Args:
         attr: (R, H, W) float, signed, any scale.
         coverage: share of the positive evidence between the left and the right side, and as much between top and

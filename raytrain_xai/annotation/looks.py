@@ -19,6 +19,8 @@ from raytrain_xai.explain import Explainer
 from raytrain_xai.explained_classes import require_finite
 from raytrain_xai.guidance.postprocess import localise_map
 
+_FOUND = 0.5  # probability
+
 
 @dataclass(frozen=True)
 class Look:
@@ -37,6 +39,10 @@ class Look:
     labels: tuple[int, ...]
     probabilities: tuple[float, ...]
     boxes: Tensor
+
+    def is_found(self, number: int) -> bool:
+        """Whether the network finds the class of this number, so that a box around its evidence is worth a look."""
+        return self.probabilities[number] >= _FOUND
 
 
 def look_at(asked: Asked, stored: StoredSplit, ids: Sequence[str]) -> Iterator[tuple[Look, Tensor]]:

@@ -45,24 +45,18 @@ def write_task_files(
     Raises:
         DataError: a stored image is damaged, or the folder cannot be written.
     """
-    files: dict[str, str] = {}
-
-    def images() -> Iterator[tuple[str, bytes]]:
-        for row, name in zip(stored.find(order.ids).tolist(), order.ids, strict=True):
-            data, suffix = upright_file(stored.encoded(row)[0])
-            files[name] = f"{image_stem(name)}.{suffix}"
-            yield f"{IMAGES}/{files[name]}", data
-
-    write_files(folder, images())
-    classes = stored.info.classes
-    sizes = dict(zip(order.ids, stored.annotations.size[stored.find(order.ids)].tolist(), strict=True))
+    rows, classes = stored.find(order.ids), stored.info.classes
+    files = _write_images(folder, stored, dict(zip(order.ids, rows.tolist(), strict=True)))
+    sizes = stored.annotations.size[rows].tolist()
     tasks: list[dict[str, Any]] = []
-    for rank, name in enumerate(order.ids, start=1):
-        score = None if order.scores is None else order.scores[rank - 1]
-        data = {_TO: _address(folder, files[name]), "id": name, "rank": rank, "score": score}
-        look = None if looks is None else looks[name]
-        predictions = [] if look is None else [_prediction(look, classes, sizes[name], model)]
-        tasks.append({"data": data} | ({"predictions": predictions} if predictions else {}))
+    for rank, name in enumerate(order.ids):
+        score = None if order.scores is None else order.scores[rank]
+        address = _address(folder, files[name])
+        task: dict[str, Any] = {"data": {_TO: address, "id": name, "rank": rank + 1, "score": score}}
+        if looks is not None and (boxes := _predicted_boxes(looks[name], classes, sizes[rank])):
+            least = min(box["score"] for box in boxes)
+            task["predictions"] = [{"model_version": model, "score": least, "result": boxes}]
+        tasks.append(task)
     write_bytes(folder.child(*TASKS.split("/")), (json.dumps(tasks, indent=1) + "\n").encode())
     write_bytes(folder.child(*CONFIG.split("/")), labelling_config(classes).encode())
     labels = [{"name": name, "type": "rectangle", "attributes": []} for name in classes]
@@ -93,6 +87,20 @@ def upright_file(data: bytes) -> tuple[bytes, str]:
     return buffer.getvalue(), "png"
 
 
+def _write_images(folder: Location, stored: StoredSplit, rows: Mapping[str, int]) -> dict[str, str]:
+    """Write the images of some rows by id; returns the name of the file of each."""
+    files: dict[str, str] = {}
+
+    def contents() -> Iterator[tuple[str, bytes]]:
+        for name, row in rows.items():
+            data, suffix = upright_file(stored.encoded(row)[0])
+            files[name] = f"{image_stem(name)}.{suffix}"
+            yield f"{IMAGES}/{files[name]}", data
+
+    write_files(folder, contents())
+    return files
+
+
 def _address(folder: Location, file: str) -> str:
     """Where Label Studio finds an image: on S3, or below the folder that it serves files from."""
     if not folder.is_local:
@@ -100,20 +108,22 @@ def _address(folder: Location, file: str) -> str:
     return f"/data/local-files/?d={quote(folder.path.rstrip('/').rpartition('/')[2])}/{IMAGES}/{file}"
 
 
-def _prediction(look: Look, classes: Sequence[str], size: Sequence[int], model: str) -> dict[str, Any]:
-    """In percent of the picture, as Label Studio counts; the score of all is the least of the probabilities."""
+def _predicted_boxes(look: Look, classes: Sequence[str], size: Sequence[int]) -> list[dict[str, Any]]:
+    """Of the classes that the network finds, in percent of the picture, as Label Studio counts."""
     width, height = size
-    results: list[dict[str, Any]] = []
+    boxes: list[dict[str, Any]] = []
     for number, (label, box) in enumerate(zip(look.labels, look.boxes.tolist(), strict=True)):
+        if not look.is_found(number):
+            continue
         x0, y0, x1, y1 = box
         value = {
             "x": 100 * x0 / width, "y": 100 * y0 / height,
             "width": 100 * (x1 - x0) / width, "height": 100 * (y1 - y0) / height,
             "rotation": 0, "rectanglelabels": [classes[label]],
         }  # fmt: skip
-        results.append({
+        boxes.append({
             "id": f"box{number}", "type": "rectanglelabels", "from_name": _NAME, "to_name": _TO,
             "original_width": width, "original_height": height, "image_rotation": 0, "value": value,
             "score": look.probabilities[number],
         })  # fmt: skip
-    return {"model_version": model, "score": min(look.probabilities), "result": results}
+    return boxes

@@ -47,7 +47,7 @@ def write_suggestions(folder: Location, order: Order, asked: Asked, stored: Stor
         order: of :func:`raytrain_xai.annotation.suggest.suggest`.
         asked: the run whose explanations are shown.
         stored: split of the images.
-        with_boxes: give Label Studio a predicted box for each class, and draw them on the page.
+        with_boxes: give Label Studio a predicted box for each class that the network finds, and draw them on the page.
     Raises:
         ConfigError: the folder holds suggestions.
         DataError: a stored image is damaged, or the folder cannot be written.
@@ -104,7 +104,11 @@ def _example(
             {
                 "name": stored.info.classes[label],
                 "probability": look.probabilities[number],
-                "picture": data_uri(draw_boxes(to_picture(overlays[number]), [boxes[number]] if with_boxes else [])),
+                "picture": data_uri(
+                    draw_boxes(
+                        to_picture(overlays[number]), [boxes[number]] if with_boxes and look.is_found(number) else []
+                    )
+                ),
             }
             for number, label in enumerate(look.labels)
         ],

@@ -74,14 +74,15 @@ def test_predictions_are_marked_and_in_percent(run: str, stored: StoredSplit, tm
     [name] = order.ids
     [row] = stored.find(order.ids)
     width, height = stored.annotations.size[row].tolist()
-    box = torch.tensor([[width / 4, height / 2, width * 0.75, height * 1.0]])
-    looks = {name: Look(int(row), name, (2,), (0.25,), box)}
+    boxes = torch.tensor([[0, 0, 9.0, 9.0], [width / 4, height / 2, width * 0.75, height * 1.0]])
+    looks = {name: Look(int(row), name, (1, 2), (0.49, 0.75), boxes)}  # the first class is not found
     write_task_files(locate(str(tmp_path)), order, stored, looks, "net step-00000020")
     [task] = json.loads((tmp_path / "label_studio/tasks.json").read_text())
     assert "annotations" not in task
     [prediction] = task["predictions"]
-    assert (prediction["model_version"], prediction["score"]) == ("net step-00000020", 0.25)
+    assert (prediction["model_version"], prediction["score"]) == ("net step-00000020", 0.75)
     [result] = prediction["result"]
+    assert result["score"] == 0.75
     assert (result["original_width"], result["original_height"]) == (width, height)
     config = ElementTree.parse(tmp_path / "label_studio/config.xml").getroot()
     assert (result["to_name"], result["from_name"]) == (config[0].get("name"), config[1].get("name"))
@@ -90,6 +91,14 @@ def test_predictions_are_marked_and_in_percent(run: str, stored: StoredSplit, tm
         "x": 25.0, "y": 50.0, "width": 50.0, "height": 50.0, "rotation": 0,
         "rectanglelabels": [stored.info.classes[2]],
     }  # fmt: skip
+
+
+def test_nothing_found_is_nothing_predicted(run: str, stored: StoredSplit, tmp_path: Path) -> None:
+    order = suggest(run, strategy="random", seed=0, budget=1)
+    looks = {order.ids[0]: Look(0, order.ids[0], (1,), (0.2,), torch.tensor([[0, 0, 9.0, 9.0]]))}
+    write_task_files(locate(str(tmp_path)), order, stored, looks, "net step-00000020")
+    [task] = json.loads((tmp_path / "label_studio/tasks.json").read_text())
+    assert set(task) == {"data"}
 
 
 def test_looks_explain_every_class_of_an_image(run: str, objects: str, stored: StoredSplit) -> None:
