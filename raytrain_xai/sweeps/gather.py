@@ -112,11 +112,11 @@ def _trial_row(
 
 
 def _final_values(config: SweepConfig, spec: TrialSpec, run: _Run | None) -> Mapping[str, Scalar]:
-    """Values of a trial; those that population based training changed, as the run has them now."""
+    """Values of a trial; with population based training those of the run it goes on from by now, changed or not."""
     if run is None or not isinstance(config.scheduler, PbtScheduler):
         return spec.values
     stored = read_config(run.at)
-    return {**spec.values, **{path: get_path(stored, path) for path in config.scheduler.mutate}}
+    return {path: get_path(stored, path) for path in {**spec.values, **config.scheduler.mutate}}
 
 
 def _measured(run: _Run | None) -> dict[str, Any]:

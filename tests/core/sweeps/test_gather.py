@@ -72,6 +72,22 @@ def test_rows_say_what_became_of_every_trial(swept: tuple[Location, list[TrialSp
     assert rows[5] == TrialRow(plan[4].id, "unfinished", 0, None, values[4], {}, {}, None, 0, 0.0, 0.0)
 
 
+def test_a_population_shows_the_values_of_the_run_it_goes_on_with(
+    swept: tuple[Location, list[TrialSpec]], tmp_path: Path
+) -> None:
+    raw = {
+        "name": "p", "storage": str(tmp_path), "base": {}, "space": {"guidance.weight": [0.1, 0.2]},
+        "scheduler": {"kind": "pbt", "metric": "f1", "mutate": {"optim.lr": [0.5, 1]}},
+    }  # fmt: skip
+    config = validated(SweepConfig, raw, "sweep")
+    plan = make_plan(config)
+    at = create_sweep(config, plan)
+    shutil.copytree(swept[0].child("baseline", "s0").path, at.child("trials", plan[1].id).path)
+    first, second = gather(at).rows
+    assert first.values == {"guidance.weight": 0.1}  # not begun
+    assert second.values == {"guidance.weight": 0.0, "optim.lr": 1e-4}  # as its config.yaml says
+
+
 def test_points_are_the_evaluated_checkpoints(swept: tuple[Location, list[TrialSpec]]) -> None:
     at, plan = swept
     points = gather(at).points
