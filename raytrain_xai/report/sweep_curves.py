@@ -47,6 +47,7 @@ class Sensitivity:
         colour: key that colours tell apart; None for one colour.
         charts: one per objective, and per combination of the other swept values where these are few.
         is_joined: whether means are drawn; they are not where points differ in more than is shown, or are too many.
+        is_named: whether the values of the key are names, so that means stand side by side.
         has_level: whether a chart shows what the unguided network reaches.
         drawn, points: how many trials the charts show, and how many there are.
     """
@@ -55,6 +56,7 @@ class Sensitivity:
     colour: str | None
     charts: list[Chart]
     is_joined: bool
+    is_named: bool
     has_level: bool
     drawn: int
     points: int
@@ -65,7 +67,7 @@ def build_sensitivity(view: SweepView, key: str, colour: str | None) -> Sensitiv
     others = [other for other in view.swept if other not in (key, colour)]
     rows = [row for row in view.trials if _counts(row, key)]
     charts: list[Chart] = []
-    is_joined = has_level = False
+    is_joined = is_named = has_level = False
     drawn = points = 0
     for metric in view.metrics:
         for facet in facets(view, rows, others):
@@ -78,8 +80,9 @@ def build_sensitivity(view: SweepView, key: str, colour: str | None) -> Sensitiv
             svg = curve_chart(title, panel.scale, panel.curves, panel.marks, label, panel.level)
             charts.append(Chart(title, svg))
             is_joined, has_level = is_joined or bool(panel.curves), has_level or panel.level is not None
+            is_named = is_named or panel.scale.kind == "names"
             drawn, points = drawn + len(panel.marks), points + panel.points
-    return Sensitivity(key, colour, charts, is_joined, has_level, drawn, points) if charts else None
+    return Sensitivity(key, colour, charts, is_joined, is_named, has_level, drawn, points) if charts else None
 
 
 @dataclass(frozen=True)

@@ -44,8 +44,9 @@ _DILATION_TEXT = (
 )
 _STRATEGY_TEXT = (
     "Which images are annotated under the same budget. Strategies other than random and class balanced ask the "
-    "unguided baseline; where every image is annotated they are the same, so all curves end there."
+    "unguided baseline."
 )
+_ALL_TEXT = "Where every image is annotated they are the same, so all curves end there."
 _MOST_NAMED = 12  # trials of one error
 
 
@@ -120,10 +121,11 @@ def _sections(view: SweepView) -> list[Section]:
     """What the paper asks, where it was swept; then every other swept value but the one that colours tell apart."""
     by_strategy = STRATEGY in view.swept
     loss = LOSS if LOSS in view.swept else view.colour
+    which = f"{_BUDGET_TEXT} {_STRATEGY_TEXT} {_ALL_TEXT}"
     asked = [
         (WEIGHT, "How strong: the weight", _WEIGHT_TEXT, loss),
         (FRACTION, "How many boxes, and which" if by_strategy else "How many boxes",
-         f"{_BUDGET_TEXT} {_STRATEGY_TEXT}" if by_strategy else _BUDGET_TEXT, STRATEGY if by_strategy else loss),
+         which if by_strategy else _BUDGET_TEXT, STRATEGY if by_strategy else loss),
         (DILATION, "How coarse may the boxes be", _DILATION_TEXT, loss),
         # over several budgets, strategies are compared in the section of these
         (STRATEGY, "Which images to annotate", _STRATEGY_TEXT, LOSS if LOSS in view.swept else None),
@@ -147,7 +149,8 @@ def _reading(view: SweepView, drawn: Sensitivity) -> str:
     """What points, lines, bands and the dashed line of a section are."""
     texts = ["Every point is the selected checkpoint of a trial, and opens its page."]
     if drawn.is_joined and len(view.config.seeds) > 1:
-        texts.append("Lines join means over seeds, bands are their 95 % confidence intervals (Student's t).")
+        means, intervals = ("Dashes are", "upright lines") if drawn.is_named else ("Lines join", "bands")
+        texts.append(f"{means} means over seeds, {intervals} their 95 % confidence intervals (Student's t).")
     elif drawn.is_joined:
         texts.append("One seed: how far a point may be off by chance is not known.")
     else:

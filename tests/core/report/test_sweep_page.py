@@ -83,8 +83,10 @@ def test_sections_follow_what_was_swept(tmp_path: Path) -> None:
     assert headings(page_of(sweep_of(tmp_path, losses()))) == [*always, "How strong: the weight", *end]
     coarse = [row(f"{i}", {"guidance.box_dilation": d}, (0.6, 0.5 - d, 0.4)) for i, d in enumerate((0.0, 0.5))]
     assert "How coarse may the boxes be" in headings(page_of(sweep_of(tmp_path, coarse)))
-    chosen = [row(s, {}, (0.6, 0.5, 0.4), strategy=s) for s in ("random", "k_centre")]
-    assert "Which images to annotate" in headings(page_of(sweep_of(tmp_path, chosen)))
+    chosen = [row(f"{s}{n}", {}, (0.6, n, 0.4), seed=n, strategy=s) for s in ("random", "k_centre") for n in (0, 1)]
+    html = page_of(sweep_of(tmp_path, chosen, seeds=[0, 1]))
+    assert "Which images to annotate" in headings(html)
+    assert "Dashes are means over seeds" in html
 
 
 def test_table_has_every_run_with_its_numbers_and_pages(tmp_path: Path) -> None:
