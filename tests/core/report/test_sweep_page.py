@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -228,7 +229,7 @@ def test_a_concept_sweep_shows_its_own_objectives(tmp_path: Path) -> None:
 def test_stopped_trials_are_in_the_planes_but_not_compared_on_test(tmp_path: Path) -> None:
     rows = losses()
     rows[4] = row("0003-d", {LOSS: "l1", WEIGHT: 0.1}, (0.63, 0.4, 0.45), status="stopped")
-    rows[4] = TrialRow(**{**vars(rows[4]), "test": {}})
+    rows[4] = replace(rows[4], test={})
     view = view_sweep(sweep_of(tmp_path, rows), locate(str(tmp_path / "p.html")))
     assert view.split == "test"
     assert view.measured(rows[4], "f1") is None
