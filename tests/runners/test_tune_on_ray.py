@@ -1,0 +1,215 @@
+"""Sweeps on Ray: what is killed ends as what is not, errors are states, schedulers stop trials, searchers go on."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from raytrain_xai.errors import ConfigError, RunError
+from raytrain_xai.runners.cluster import connected
+from raytrain_xai.runners.job import Launch
+from raytrain_xai.runners.tasks import Crew
+from raytrain_xai.runners.tune import resume_sweep, start_sweep
+from raytrain_xai.sections import ResourcesConfig
+from raytrain_xai.storage import locate
+from raytrain_xai.sweep_config import SweepConfig
+from raytrain_xai.sweeps.folder import read_plan
+from raytrain_xai.sweeps.table import Sweep
+
+MakeSweep = Callable[..., SweepConfig]
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(240)]
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[None]:
+    """A local cluster for this module, started as the command line starts it."""
+    os.environ["RAY_TRAIN_HEALTH_CHECK_INTERVAL_S"] = "0.2"
+    with connected(Crew(3, ResourcesConfig()), "local", debug=False):
+        yield
+
+
+@pytest.fixture
+def make_sweep(birds: Path, tmp_path: Path) -> MakeSweep:
+    """A sweep of runs of two epochs without pages, two at a time; keyword arguments replace keys."""
+
+    def make(**changes: Any) -> SweepConfig:
+        base = {
+            "epochs": 2, "workers": 0, "batch_size": 8, "data": {"path": str(birds), "image_size": 48},
+            "model": {"name": "bcos_resnet_tiny", "norm_statistics": "batch"}, "optim": {"lr": 1e-3},
+            "tracking": {"tensorboard": False, "log_every_steps": 1},
+        }  # fmt: skip
+        raw = {
+            "name": "sweep", "storage": str(tmp_path), "galleries": "none", "concurrent": 2, "base": base,
+            "objectives": {"f1": "max", "epg": "max"}, **changes,
+        }  # fmt: skip
+        return SweepConfig.model_validate(raw)
+
+    return make
+
+
+def table(sweep: Sweep) -> list[Any]:
+    """All that a sweep found out; times are not."""
+    return [*(replace(row, training_s=0.0, seconds=0.0) for row in sweep.rows), *sweep.points]
+
+
+def trial_processes() -> list[int]:
+    """Process ids of the Tune actors that this process started."""
+    found: list[int] = []
+    for process in Path("/proc").iterdir():
+        try:
+            if process.name.isdigit() and b"ray::ImplicitFunc" in (process / "cmdline").read_bytes():
+                found += [int(process.name)] if descends_from_here(int(process.name)) else []
+        except OSError:
+            continue  # gone by now
+    return found
+
+
+def descends_from_here(pid: int) -> bool:
+    while pid > 1 and pid != os.getpid():
+        pid = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+    return pid == os.getpid()
+
+
+class KillOnce:
+    """Kills one trial without warning as soon as it has saved its first epoch."""
+
+    def __init__(self) -> None:
+        self.seen: list[dict[str, Any]] = []
+        self.killed = 0
+
+    def __call__(self, record: dict[str, Any]) -> None:
+        self.seen.append(record)
+        if record["kind"] == "epoch" and not record["trial"].startswith("baseline") and not self.killed:
+            self.killed = trial_processes()[0]
+            os.kill(self.killed, signal.SIGKILL)
+
+
+@pytest.mark.usefixtures("cluster")
+def test_killed_trials_and_killed_sweeps_end_as_others_do(make_sweep: MakeSweep, tmp_path: Path) -> None:
+    changes = {
+        "baseline": {"set": {"epochs": 1}}, "strategies": ["lowest_confidence"],
+        "space": {"guidance.weight": [0.05, 1e30], "guidance.annotated_fraction": [0.5]},
+    }  # fmt: skip
+    file = tmp_path / "sweep.yaml"
+    file.write_text(yaml.safe_dump(make_sweep(name="killed", **changes).model_dump(mode="json")))
+    output = (tmp_path / "output.txt").open("w")
+    command = [sys.executable, "-c", "from raytrain_xai.cli.main import main; main()", "tune", str(file)]
+    driver = subprocess.Popen([*command, "--address", "local"], stdout=output, stderr=output)
+
+    killer = KillOnce()
+    straight = start_sweep(make_sweep(name="straight", **changes), Launch("auto", killer))
+    statuses = [row.status for row in straight.rows]
+    assert statuses == ["finished", "finished", "failed"], "a baseline, then a trial of each weight"
+    assert (straight.rows[-1].error or "").startswith("non-finite")
+    assert killer.killed and [r["trial"] for r in killer.seen if r.get("status") == "retried"]
+    attempts = [json.loads(f.read_text())["attempts"] for f in (tmp_path / "straight" / "state").glob("*.json")]
+    assert sorted(attempts)[-1] == 2, "the killed trial went on"
+    assert {row.run for row in straight.rows} >= {"baseline/s0"}
+    assert [path.name for path in (tmp_path / "straight" / "orders").iterdir()] == ["lowest_confidence-s0.json"]
+
+    until = time.monotonic() + 90
+    states = tmp_path / "killed" / "state"
+    while not list(states.glob("*.json")) and time.monotonic() < until:
+        time.sleep(0.05)
+    was_over = driver.poll() is not None
+    driver.kill()
+    driver.wait()
+    assert not was_over, (tmp_path / "output.txt").read_text()
+    killed = resume_sweep(str(tmp_path / "killed"), Launch("auto", [].append))
+    for own, other in zip(table(killed), table(straight), strict=True):
+        assert own == other
+    with pytest.raises(ConfigError, match="name 'straight' is taken: .* continue it with"):
+        start_sweep(make_sweep(name="straight", **changes), Launch("auto", [].append))
+
+
+@pytest.mark.usefixtures("cluster")
+def test_a_stopped_trial_keeps_what_it_measured(make_sweep: MakeSweep) -> None:
+    sweep = start_sweep(
+        make_sweep(
+            space={"optim.lr": [1e-2, 1e-9, 1e-8]},
+            scheduler={"kind": "asha", "metric": "f1", "reduction_factor": 2}, concurrent=1, seeds=[1],
+        ),
+        Launch("auto", [].append),
+    )  # fmt: skip
+    rows = {row.values["optim.lr"]: row for row in sweep.rows}
+    assert rows[1e-2].status == "finished" and rows[1e-2].epochs == 2 and rows[1e-2].test
+    f1 = [point.val["f1"] for point in sweep.points if point.epoch == 1]
+    assert f1[0] > f1[1] == f1[2], "without learning, nothing is found"
+    for lr in (1e-9, 1e-8):
+        assert (rows[lr].status, rows[lr].epochs, rows[lr].test, rows[lr].val["f1"]) == ("stopped", 1, {}, f1[1])
+
+
+@pytest.mark.usefixtures("cluster")
+def test_weak_trials_go_on_from_strong_ones(make_sweep: MakeSweep, tmp_path: Path) -> None:
+    mutate = {"optim.lr": {"loguniform": [1e-3, 1e-2]}}
+    sweep = start_sweep(
+        make_sweep(
+            base={**make_sweep().base, "epochs": 4}, space={"optim.lr": [1e-2, 5e-3, 1e-8, 1e-9]}, concurrent=None,
+            scheduler={"kind": "pbt", "metric": "f1", "interval": 1, "quantile": 0.5, "mutate": mutate},
+        ),
+        Launch("auto", [].append),
+    )  # fmt: skip
+    assert [(row.status, row.epochs) for row in sweep.rows] == [("finished", 4)] * 4
+    left = {path.name.rpartition("-")[0] for path in (tmp_path / "sweep" / "segments").iterdir()}
+    assert left, "at least one trial left its own run for a better one"
+    for row, spec in zip(sweep.rows, read_plan(sweep.at), strict=True):
+        lr, log = row.values["optim.lr"], (tmp_path / "sweep" / "trials" / row.id / "metrics.jsonl").read_text()
+        assert isinstance(lr, float) and (row.id in left or lr == spec.values["optim.lr"])
+        assert row.id not in left or (1e-3 <= lr <= 1e-2 and '"branched"' in log)
+    assert not (tmp_path / "sweep" / "tune").exists(), "nothing of Tune's stays"
+
+
+@pytest.mark.usefixtures("cluster")
+def test_optuna_goes_on_with_what_it_has_learned(make_sweep: MakeSweep, tmp_path: Path) -> None:
+    config = make_sweep(
+        base={**make_sweep().base, "epochs": 1}, search={"kind": "optuna", "trials": 3},
+        cases=[
+            {"guidance.loss": "energy", "guidance.weight": {"loguniform": [0.01, 0.1]}},
+            {"guidance.loss": "l1", "guidance.weight": {"loguniform": [1e28, 1e30]}},
+        ],
+    )  # fmt: skip
+    first = start_sweep(config, Launch("auto", [].append))
+    assert len(first.rows) == 3
+    plan = read_plan(first.at)
+    assert [spec.id[:4] for spec in plan] == ["0000", "0001", "0002"]
+    for row in first.rows:  # as if it had been killed in the last trial
+        assert row.status == ("finished" if row.values["guidance.loss"] == "energy" else "failed")
+    (Path(first.at.path) / "state" / f"{plan[-1].id}.json").unlink()
+    stored = yaml.safe_load((tmp_path / "sweep" / "sweep.yaml").read_text())
+    stored["search"]["trials"] = 4
+    (tmp_path / "sweep" / "sweep.yaml").write_text(yaml.safe_dump(stored))
+    second = resume_sweep(str(tmp_path / "sweep"), Launch("auto", [].append))
+    assert read_plan(locate(str(tmp_path / "sweep")))[:3] == plan and len(second.rows) == 4
+    assert "unfinished" not in {row.status for row in second.rows}
+
+
+@pytest.mark.usefixtures("cluster")
+def test_trials_with_workers_of_their_own(make_sweep: MakeSweep) -> None:
+    base = {**make_sweep().base, "workers": 1}
+    changes = {"base": base, "space": {"guidance.weight": [0.05]}, "seeds": [0]}
+    nested = start_sweep(make_sweep(name="nested", **changes), Launch("auto", [].append))
+    alone = start_sweep(make_sweep(name="alone", **{**changes, "base": {**base, "workers": 0}}), Launch("auto", print))
+    assert table(nested) == table(alone)
+    too_many = {**base, "workers": 4, "batch_size": 8}
+    with pytest.raises(ConfigError, match=r"one trial needs 4.1 CPU \(4 worker.s.\), this cluster can never give more"):
+        start_sweep(make_sweep(name="large", **{**changes, "base": too_many}), Launch("auto", [].append))
+
+
+@pytest.mark.usefixtures("cluster")
+def test_a_baseline_that_fails_ends_the_sweep(make_sweep: MakeSweep, tmp_path: Path) -> None:
+    base = {**make_sweep().base, "model": {"name": "squeezenet1_1"}, "optim": {"name": "sgd", "lr": 1e30}}
+    bad = make_sweep(base=base, baseline={}, space={"guidance.weight": [0.05]})
+    with pytest.raises(RunError, match=r"^baseline/s0 failed, and every trial starts from it: non-finite.*--resume"):
+        start_sweep(bad, Launch("auto", [].append))
+    assert not (tmp_path / "sweep" / "trials").exists()
