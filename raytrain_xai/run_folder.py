@@ -165,7 +165,7 @@ class Attempt:
         Raises:
             SupersededError: a newer attempt owns the run.
         """
-        newest = _attempts(self.run)[-1]
+        newest = next(reversed(_attempts(self.run)), "the folder's removal")
         if newest != self.name:
             raise SupersededError(
                 f"attempt {self.name} of {self.run.uri} was superseded by {newest}; nothing more is written here, "
