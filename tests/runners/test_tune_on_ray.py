@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -105,7 +106,14 @@ def test_killed_trials_and_killed_sweeps_end_as_others_do(make_sweep: MakeSweep,
     file.write_text(yaml.safe_dump(make_sweep(name="killed", **changes).model_dump(mode="json")))
     output = (tmp_path / "output.txt").open("w")
     command = [sys.executable, "-c", "from raytrain_xai.cli.main import main; main()", "tune", str(file)]
-    driver = subprocess.Popen([*command, "--address", "local"], stdout=output, stderr=output)
+    driver = subprocess.Popen([*command, "--address", "local"], stdout=output, stderr=output, start_new_session=True)
+    trials, until = tmp_path / "killed" / "trials", time.monotonic() + 90
+    while not list(trials.glob("*/checkpoints/*")) and driver.poll() is None and time.monotonic() < until:
+        time.sleep(0.02)
+    was_over = driver.poll() is not None
+    driver.kill()
+    driver.wait()
+    assert not was_over, (tmp_path / "output.txt").read_text()
 
     killer = KillOnce()
     straight = start_sweep(make_sweep(name="straight", **changes), Launch("auto", killer))
@@ -118,19 +126,13 @@ def test_killed_trials_and_killed_sweeps_end_as_others_do(make_sweep: MakeSweep,
     assert {row.run for row in straight.rows} >= {"baseline/s0"}
     assert [path.name for path in (tmp_path / "straight" / "orders").iterdir()] == ["lowest_confidence-s0.json"]
 
-    until = time.monotonic() + 90
-    states = tmp_path / "killed" / "state"
-    while not list(states.glob("*.json")) and time.monotonic() < until:
-        time.sleep(0.05)
-    was_over = driver.poll() is not None
-    driver.kill()
-    driver.wait()
-    assert not was_over, (tmp_path / "output.txt").read_text()
     killed = resume_sweep(str(tmp_path / "killed"), Launch("auto", [].append))
     for own, other in zip(table(killed), table(straight), strict=True):
         assert own == other
     with pytest.raises(ConfigError, match="name 'straight' is taken: .* continue it with"):
         start_sweep(make_sweep(name="straight", **changes), Launch("auto", [].append))
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(driver.pid, signal.SIGKILL)  # helpers of Ray that notice its end a minute later
 
 
 @pytest.mark.usefixtures("cluster")
