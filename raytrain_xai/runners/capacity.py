@@ -9,6 +9,7 @@ from typing import Any
 
 from raytrain_xai.config import AnyRunConfig
 from raytrain_xai.errors import ConfigError
+from raytrain_xai.runners.cluster import machine_cpus
 from raytrain_xai.runners.tasks import Crew
 
 DRIVER_CPUS = 0.1
@@ -35,6 +36,23 @@ def crew_of_trials(run: AnyRunConfig, trials: int, address: str, *, debug: bool)
     cpus = run.resources.cpus_per_worker + DRIVER_CPUS / run.workers
     resources = run.resources.model_copy(update={"cpus_per_worker": cpus})
     return Crew(trials * run.workers, resources, address, debug=debug)
+
+
+def check_machine(run: AnyRunConfig) -> None:
+    """Refuse a trial that a cluster of this machine alone can never hold.
+
+    A single run may ask for more workers than there are CPUs, which then share them; a sweep of such runs would only
+    get slower.
+
+    Raises:
+        ConfigError: says how many CPUs are asked for, and how many there are.
+    """
+    needed, available = max(run.workers, 1) * run.resources.cpus_per_worker, machine_cpus()
+    if needed > available:
+        raise ConfigError(
+            f"one trial needs {needed:g} CPU ({max(run.workers, 1)} worker(s)), this machine has {available}; "
+            "set fewer workers or less in resources, or give the --address of a cluster"
+        )
 
 
 def trials_at_a_time(run: AnyRunConfig, capacity: Capacity, wanted: int | None) -> int:

@@ -81,7 +81,7 @@ def _local_cluster(demand: Demand, *, debug: bool) -> Generator[None]:
     import ray
 
     needed = math.ceil(demand.workers * demand.resources.cpus_per_worker)
-    available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    available = machine_cpus()
     if needed > available:
         logger.warning("%d CPUs are asked for on a machine with %d; workers share them", needed, available)
     folder = tempfile.mkdtemp(prefix="rx-")  # short: socket paths below it are limited to about 107 characters
@@ -102,6 +102,11 @@ def _local_cluster(demand: Demand, *, debug: bool) -> Generator[None]:
             ray.shutdown()
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def machine_cpus() -> int:
+    """CPUs of this machine that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _check_reachable(address: str) -> None:

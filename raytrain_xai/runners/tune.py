@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from raytrain_xai.config import AnyRunConfig
 from raytrain_xai.errors import ConfigError, RunError
-from raytrain_xai.runners.capacity import cluster_capacity, crew_of_trials, trials_at_a_time
+from raytrain_xai.runners.capacity import check_machine, cluster_capacity, crew_of_trials, trials_at_a_time
 from raytrain_xai.runners.cluster import connected
 from raytrain_xai.runners.job import Launch
 from raytrain_xai.runners.sweep_paths import absolute_sweep, first_trial
@@ -125,6 +125,8 @@ def _example(config: SweepConfig) -> AnyRunConfig:
 def _run(config: SweepConfig, launch: Launch, begin: Callable[[], Location]) -> Sweep:
     """Everything after the checks; ``begin`` touches the folder, once it is certain that a trial fits."""
     run = _example(config)
+    if launch.address == "local":
+        check_machine(run)
     crew = crew_of_trials(run, config.concurrent or 1, launch.address, debug=launch.debug)
     with connected(crew, launch.address, debug=launch.debug):
         concurrent = trials_at_a_time(run, cluster_capacity(), config.concurrent)

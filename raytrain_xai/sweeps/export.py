@@ -74,6 +74,6 @@ def _full_id(address: str, trial: str) -> str:
     found = [name for name in known if name == trial] or [name for name in known if name.startswith(trial)]
     if len(found) != 1:
         some = ", ".join((found or known)[:10])
-        what = "no trial" if not found else f"{len(found)} trials"
-        raise ConfigError(f"{what} of {address} begin with {trial!r}; there are: {some}")
+        what = "no trial begins" if not found else f"{len(found)} trials begin"
+        raise ConfigError(f"{what} with {trial!r} in {address}; there are: {some}")
     return found[0]

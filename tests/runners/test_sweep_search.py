@@ -11,7 +11,8 @@ from ray.tune.schedulers import FIFOScheduler, PopulationBasedTraining, TrialSch
 
 from raytrain_xai.config import RunConfig, parse_config
 from raytrain_xai.errors import ConfigError
-from raytrain_xai.runners.capacity import Capacity, crew_of_trials, trials_at_a_time
+from raytrain_xai.runners.capacity import Capacity, check_machine, crew_of_trials, trials_at_a_time
+from raytrain_xai.runners.cluster import machine_cpus
 from raytrain_xai.runners.job import Launch
 from raytrain_xai.runners.population import Pointer, initial_values, num_segments, prepare, run_of
 from raytrain_xai.runners.schedulers import build_scheduler
@@ -55,6 +56,15 @@ def test_trials_and_their_workers_share_the_cluster() -> None:
     assert trials_at_a_time(run(2), cluster, None) == 7, "2 workers and a tenth of a CPU to wait with: 16 / 2.1"
     assert trials_at_a_time(run(3, gpus=1), cluster, None) == 1
     assert trials_at_a_time(run(12), cluster, 9) == 1, "never more than fit"
+
+
+def test_a_machine_alone_is_no_larger_than_it_is() -> None:
+    most = machine_cpus()
+    check_machine(run(0, cpus=most))
+    with pytest.raises(
+        ConfigError, match=rf"^one trial needs {12 * most} CPU \(12 worker\(s\)\), this machine has {most};"
+    ):
+        check_machine(run(12, cpus=most))
 
 
 def test_what_never_fits_is_refused() -> None:

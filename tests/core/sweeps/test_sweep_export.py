@@ -61,9 +61,9 @@ def test_trials_are_found_by_the_beginning_of_their_id(sweep: tuple[str, list[st
     export_trial(address, ids[0][:4], str(tmp_path / "a"))
     with pytest.raises(ConfigError, match=r"^.* holds a run already; choose another folder$"):
         export_trial(address, ids[0], str(tmp_path / "a"))
-    with pytest.raises(ConfigError, match="^3 trials of .* begin with '000'; there are: 0000-"):
+    with pytest.raises(ConfigError, match="^3 trials begin with '000' in .*; there are: 0000-"):
         export_trial(address, "000", str(tmp_path / "b"))
-    with pytest.raises(ConfigError, match="^no trial of .* begin with 'x'; there are: 0000-"):
+    with pytest.raises(ConfigError, match="^no trial begins with 'x' in .*; there are: 0000-"):
         export_trial(address, "x", str(tmp_path / "b"))
     with pytest.raises(ConfigError, match=f"^trial {ids[2]} of .* is not finished"):
         export_trial(address, ids[2], str(tmp_path / "b"))
