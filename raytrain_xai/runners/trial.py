@@ -21,7 +21,7 @@ from raytrain_xai.sweeps.folder import (
     TrialState,
     baseline_run,
     order_file,
-    read_plan,
+    read_spec,
     read_state,
     trial_run,
     write_state,
@@ -74,7 +74,7 @@ def find_trial(at: Location, config: SweepConfig, key: str) -> Trial:
     """
     if key.startswith(f"{BASELINE}/"):
         return baseline_of(config, int(key.removeprefix(f"{BASELINE}/s")))
-    return trial_of(at, config, next(spec for spec in read_plan(at) if spec.id == key))
+    return trial_of(at, config, read_spec(at, key))
 
 
 def baseline_of(config: SweepConfig, seed: int) -> Trial:

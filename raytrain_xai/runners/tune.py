@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from raytrain_xai.config import AnyRunConfig
 from raytrain_xai.errors import ConfigError, RunError
+from raytrain_xai.run_folder import Attempt, claim_attempt
 from raytrain_xai.runners.capacity import check_machine, cluster_capacity, crew_of_trials, trials_at_a_time
 from raytrain_xai.runners.cluster import connected
 from raytrain_xai.runners.job import Launch
@@ -52,16 +53,19 @@ def start_sweep(config: SweepConfig, launch: Launch) -> Sweep:
     Raises:
         ConfigError, DataError, CheckpointError: wrong input, more workers than the cluster can give; nothing was
             started, and no folder made.
-        RunError: the baseline failed, or no trial finished; what there is can be resumed.
+        RunError: the baseline failed, or no trial finished; what there is can be resumed. A SupersededError: another
+            process drives the sweep by now, which goes on.
     """
     config = absolute_sweep(config)
     plan = make_plan(config)
     _check(config, plan)
-    return _run(config, launch, partial(create_sweep, config, plan))
+    return _run(config, launch, lambda: claim_attempt(create_sweep(config, plan)))
 
 
 def resume_sweep(address: str, launch: Launch, *, concurrent: int | None = None) -> Sweep:
     """Continue a sweep: trials that are under way from their newest checkpoints, failed ones once more.
+
+    A process that still drives the sweep is superseded: it notices within seconds and stops.
 
     Args:
         address: folder of the sweep, or s3:// address.
@@ -77,13 +81,14 @@ def resume_sweep(address: str, launch: Launch, *, concurrent: int | None = None)
         config = config.model_copy(update={"concurrent": concurrent})
     _check_search(config)
 
-    def reopen() -> Location:
+    def reopen() -> Attempt:
+        attempt = claim_attempt(at)
         baselines = [baseline_of(config, seed).key for seed in baseline_seeds(config)]
-        for key in [*baselines, *(spec.id for spec in read_plan(at))]:
-            state = read_state(at, key)
+        states = {**read_states(at), **{key: read_state(at, key) for key in baselines}}
+        for key, state in states.items():
             if state is not None and state.status == "failed":
                 delete_tree(at.child(STATE, f"{key}.json"))
-        return at
+        return attempt
 
     return _run(config, launch, reopen)
 
@@ -122,21 +127,21 @@ def _example(config: SweepConfig) -> AnyRunConfig:
     return baseline_config(config, seeds[0]) if seeds else trial_config(config, first_trial(config))
 
 
-def _run(config: SweepConfig, launch: Launch, begin: Callable[[], Location]) -> Sweep:
-    """Everything after the checks; ``begin`` touches the folder, once it is certain that a trial fits."""
+def _run(config: SweepConfig, launch: Launch, begin: Callable[[], Attempt]) -> Sweep:
+    """Everything after the checks; ``begin`` claims the folder, once it is certain that a trial fits."""
     run = _example(config)
     if launch.address == "local":
         check_machine(run)
     crew = crew_of_trials(run, config.concurrent or 1, launch.address, debug=launch.debug)
     with connected(crew, launch.address, debug=launch.debug):
         concurrent = trials_at_a_time(run, cluster_capacity(), config.concurrent)
-        at = begin()
+        attempt = begin()
         from raytrain_xai.runners.ray_train import live_board  # imports Ray, which reads its settings then
         from raytrain_xai.runners.sweep_tasks import order_images, write_pages
         from raytrain_xai.runners.tune_trials import Trials
 
         with live_board(launch.publish) as board:
-            trials = Trials(at, config, run, board, concurrent, launch.debug)
+            trials = Trials(attempt, config, run, board, concurrent, launch.debug)
             try:
                 _announce(trials, launch)
                 _train_baselines(trials)
@@ -144,10 +149,10 @@ def _run(config: SweepConfig, launch: Launch, begin: Callable[[], Location]) -> 
                 _train_trials(trials)
                 write_pages(trials)
             except KeyboardInterrupt:
-                hint = f"go on with `raytrain-xai tune --resume {at.uri}`"
+                hint = f"go on with `raytrain-xai tune --resume {attempt.run.uri}`"
                 launch.publish({"kind": "event", "event": "interrupted", "message": hint})
                 raise
-    return _conclude(at)
+    return _conclude(attempt.run)
 
 
 def _announce(trials: Trials, launch: Launch) -> None:

@@ -18,12 +18,14 @@ from typing import Any
 
 import torch
 from ray import tune
+from ray.tune.error import TuneError
 from ray.tune.integration.ray_train import TuneReportCallback
 from ray.tune.schedulers import FIFOScheduler, PopulationBasedTraining, TrialScheduler
 from ray.tune.search import Searcher
 
 from raytrain_xai.config import AnyRunConfig
 from raytrain_xai.errors import XaiError
+from raytrain_xai.run_folder import Attempt
 from raytrain_xai.runners.capacity import DRIVER_CPUS
 from raytrain_xai.runners.job import Launch
 from raytrain_xai.runners.population import Pointer, initial_values, num_segments, prepare
@@ -46,7 +48,7 @@ class Trials:
     """What all trials of a sweep have in common; picklable.
 
     Attributes:
-        at: folder of the sweep.
+        attempt: the right to drive the sweep.
         config: of the sweep.
         run: configuration of any of its runs, for workers and resources.
         board: actor that takes their records.
@@ -54,12 +56,17 @@ class Trials:
         debug: show what goes on inside Ray.
     """
 
-    at: Location
+    attempt: Attempt
     config: SweepConfig
     run: AnyRunConfig
     board: Any
     concurrent: int
     debug: bool
+
+    @property
+    def at(self) -> Location:
+        """Folder of the sweep."""
+        return self.attempt.run
 
 
 def run_trials(
@@ -76,6 +83,8 @@ def run_trials(
         total: how many it names at most.
     Raises:
         KeyboardInterrupt: the processes of the trials are still there; they end with the connection to Ray.
+        SupersededError: another process drives the sweep by now; the same holds of the processes.
+        DataError: a state cannot be written.
     """
     space: dict[str, Any] = {} if searcher is not None else {"trial": tune.grid_search(list(keys))}
     is_population = isinstance(scheduler, PopulationBasedTraining)
@@ -100,11 +109,16 @@ def run_trials(
                 name="trials",
                 **place,
                 failure_config=tune.FailureConfig(max_failures=trials.config.retries),
-                callbacks=[TrialEnds(trials.at, trials.config, trials.board)],
+                callbacks=[TrialEnds(trials.attempt, trials.config, trials.board)],
                 verbose=0,
             ),
         )
-        tuner.fit()
+        try:
+            tuner.fit()
+        except TuneError as error:
+            if isinstance(error.__context__, XaiError):  # raised in one of our callbacks; Tune keeps but its text
+                raise error.__context__ from error
+            raise
 
 
 def _resources(run: AnyRunConfig) -> dict[str, float]:
@@ -142,6 +156,7 @@ class _Trainable:
         os.environ["TUNE_FUNCTION_THREAD_TIMEOUT_S"] = "60"  # last words of a stopped trial
         trials = self.trials  # (the trial after it, in the same actor, fails when it has to wait longer)
         try:
+            trials.attempt.check()  # a trial that outlived its sweep must not take a run from those that go on
             trial = find_trial(trials.at, trials.config, key)
             if self.is_watched and isinstance(trials.config.scheduler, PbtScheduler):
                 own = {path: values[path] for path in trials.config.scheduler.mutate}
@@ -217,7 +232,7 @@ def _tune_folder(trials: Trials, scheduler: TrialScheduler | None) -> Generator[
         yield {"storage_path": folder.path, "storage_filesystem": folder.filesystem}
         delete_tree(folder)
         return
-    with tempfile.TemporaryDirectory(prefix="rx-") as folder:
+    with tempfile.TemporaryDirectory(prefix="rx-", ignore_cleanup_errors=True) as folder:  # trials may still write
         yield {"storage_path": folder}
 
 

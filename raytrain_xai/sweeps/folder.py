@@ -3,7 +3,7 @@
 Layout of ``<storage>/<name>/``: ``sweep.yaml``, ``plan.jsonl``, ``trials/<id>/`` and ``baseline/s<seed>/`` (ordinary
 run folders), ``state/<id>.json``, ``orders/<strategy>-s<seed>.json``, and the results: ``trials.parquet``,
 ``points.parquet``, ``fronts.json``, ``report.html``. These files alone say where a sweep is; nothing else is needed to
-continue it.
+continue it. ``attempts/`` holds the claims of those that drove it, see :class:`raytrain_xai.run_folder.Attempt`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import yaml
 
 from raytrain_xai.config import dump_config, validated
 from raytrain_xai.errors import CheckpointError, ConfigError
-from raytrain_xai.run_folder import read_json, storage_and_name, write_json
+from raytrain_xai.run_folder import storage_and_name, write_json
 from raytrain_xai.storage import Location, exists, list_names, locate, read_bytes, read_many, write_bytes
 from raytrain_xai.sweep_config import SweepConfig
 from raytrain_xai.sweeps.plan import BASELINE, TRIALS, TrialSpec, baseline_name
@@ -92,12 +92,12 @@ def read_sweep(at: Location) -> SweepConfig:
 
 def write_plan(at: Location, plan: Sequence[TrialSpec]) -> None:
     """Store the trials, whole or not at all."""
-    write_bytes(at.child(PLAN), "".join(json.dumps(asdict(spec)) + "\n" for spec in plan).encode())
+    write_bytes(at.child(PLAN), _lines(plan))
 
 
 def append_plan(at: Location, *specs: TrialSpec) -> None:
     """Add trials that a searcher proposed. One writer, the driver of the sweep."""
-    write_plan(at, [*read_plan(at), *specs])
+    write_bytes(at.child(PLAN), read_bytes(at.child(PLAN)) + _lines(specs))
 
 
 def read_plan(at: Location) -> tuple[TrialSpec, ...]:
@@ -113,15 +113,35 @@ def read_plan(at: Location) -> tuple[TrialSpec, ...]:
         raise CheckpointError(f"{file.uri} is damaged: {' '.join(str(error).split())}") from error
 
 
+def read_spec(at: Location, trial: str) -> TrialSpec:
+    """One trial of the plan. Its line is the number in its id: the others, maybe thousands, are not parsed.
+
+    Raises:
+        CheckpointError: the file is damaged, or has no such trial.
+    """
+    file = at.child(PLAN)
+    try:
+        spec = TrialSpec(**json.loads(read_bytes(file).splitlines()[int(trial.partition("-")[0])]))
+    except (ValueError, TypeError, IndexError) as error:
+        raise CheckpointError(f"{file.uri} is damaged: {' '.join(str(error).split())} (at trial {trial})") from error
+    if spec.id != trial:
+        raise CheckpointError(f"{file.uri} is damaged: it has {spec.id} in the place of {trial}")
+    return spec
+
+
 def write_state(at: Location, trial: str, state: TrialState) -> None:
     """Say how a trial ended; the last thing that happens to it."""
     write_json(at.child(STATE, f"{trial}.json"), asdict(state))
 
 
 def read_state(at: Location, trial: str) -> TrialState | None:
-    """How a trial ended; None while it has not."""
+    """How a trial ended; None while it has not.
+
+    Raises:
+        CheckpointError: the file is damaged.
+    """
     file = at.child(STATE, f"{trial}.json")
-    return TrialState(**read_json(file)) if exists(file) else None
+    return _parse_state(file, read_bytes(file)) if exists(file) else None
 
 
 def read_states(at: Location) -> dict[str, TrialState]:
@@ -132,13 +152,19 @@ def read_states(at: Location) -> dict[str, TrialState]:
     """
     folder = at.child(STATE)
     names = [name for name in list_names(folder) if name.endswith(".json")]
-    states: dict[str, TrialState] = {}
-    for name, data in zip(names, read_many(folder, names), strict=True):
-        try:
-            states[name.removesuffix(".json")] = TrialState(**json.loads(data))
-        except (ValueError, TypeError) as error:
-            raise CheckpointError(f"{folder.child(name).uri} is damaged: {' '.join(str(error).split())}") from error
-    return states
+    found = zip(names, read_many(folder, names), strict=True)
+    return {name.removesuffix(".json"): _parse_state(folder.child(name), data) for name, data in found}
+
+
+def _parse_state(file: Location, data: bytes) -> TrialState:
+    try:
+        return TrialState(**json.loads(data))
+    except (ValueError, TypeError) as error:
+        raise CheckpointError(f"{file.uri} is damaged: {' '.join(str(error).split())}") from error
+
+
+def _lines(specs: Sequence[TrialSpec]) -> bytes:
+    return "".join(json.dumps(asdict(spec)) + "\n" for spec in specs).encode()
 
 
 def trial_run(at: Location, trial: str) -> Location:

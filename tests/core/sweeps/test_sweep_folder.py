@@ -19,6 +19,7 @@ from raytrain_xai.sweeps.folder import (
     find_sweep,
     order_file,
     read_plan,
+    read_spec,
     read_state,
     read_states,
     read_sweep,
@@ -45,6 +46,7 @@ def check_round_trip(config: SweepConfig) -> None:
     added = trial_spec(len(plan), {"guidance.weight": 3}, 0)
     append_plan(at, added)
     assert read_plan(at) == (*plan, added)
+    assert [read_spec(at, spec.id) for spec in (*plan, added)] == [*plan, added]
     write_state(at, "baseline/s0", FINISHED)
     write_state(at, plan[0].id, FAILED)
     assert read_states(at) == {plan[0].id: FAILED} and read_state(at, plan[0].id) == FAILED
@@ -84,7 +86,11 @@ def test_damage_is_named(tmp_path: Path) -> None:
     for file, text, read in (
         ("plan.jsonl", '{"id": 1}\n', read_plan),
         ("plan.jsonl", "{", read_plan),
+        ("plan.jsonl", "{", lambda at: read_spec(at, "0000-3fa91c")),
+        ("plan.jsonl", "", lambda at: read_spec(at, "0000-3fa91c")),
+        ("plan.jsonl", '{"id": "0000-other", "values": {}, "seed": 0}', lambda at: read_spec(at, "0000-3fa91c")),
         ("state/x.json", "{}", read_states),
+        ("state/x.json", "{}", lambda at: read_state(at, "x")),
         ("sweep.yaml", "name: s", read_sweep),
         ("sweep.yaml", "a: [", read_sweep),
     ):
