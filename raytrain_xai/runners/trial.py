@@ -6,7 +6,7 @@ Nothing here knows Ray Tune: a trial is a function of the sweep's configuration 
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -83,7 +83,9 @@ def baseline_of(config: SweepConfig, seed: int) -> Trial:
     return Trial(key, baseline_config(config, seed), {"seed": seed}, has_page=config.galleries != "none")
 
 
-def run_trial(at: Location, trial: Trial, launch: Launch) -> TrialState:
+def run_trial(
+    at: Location, trial: Trial, launch: Launch, *, before_end: Callable[[], object] = lambda: None
+) -> TrialState:
     """Train a trial to its end, from its newest checkpoint where it has one, and write down how it went.
 
     An error that another attempt would only repeat (a loss that is not finite, a configuration that does not fit the
@@ -93,6 +95,8 @@ def run_trial(at: Location, trial: Trial, launch: Launch) -> TrialState:
         at: folder of the sweep.
         trial: in it.
         launch: takes the records of the run, and one of ``kind`` ``trial`` at the start and at the end.
+        before_end: called when only the state is missing; raises to leave it to another process. Whoever takes a run
+            over deletes files of it, which to the process before looks like any other error.
     Returns:
         What was written: finished, or failed with the error in one line.
     Raises:
@@ -112,6 +116,7 @@ def run_trial(at: Location, trial: Trial, launch: Launch) -> TrialState:
         status, error = "failed", " ".join(str(problem).split())
     seconds = time.monotonic() - start + (before.seconds if before else 0.0)
     state = TrialState(status, error, num_attempts(trial.config), round(seconds, 3))
+    before_end()
     write_state(at, trial.key, state)
     launch.publish({"kind": "trial", "status": status, "error": error, "val": metrics.get("val", {})})
     return state

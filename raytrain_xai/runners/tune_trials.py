@@ -162,7 +162,7 @@ class _Trainable:
                 own = {path: values[path] for path in trials.config.scheduler.mutate}
                 trial = prepare(trials.at, trials.config, trial, own, _pointer())
             torch.set_num_threads(max(1, int(trial.config.resources.cpus_per_worker)))
-            run_trial(trials.at, trial, self._launch(trial))
+            run_trial(trials.at, trial, self._launch(trial), before_end=trials.attempt.check)
         except XaiError:
             raise
         except Exception as error:

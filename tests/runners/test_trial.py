@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from raytrain_xai.config import parse_job
-from raytrain_xai.errors import RunError, SupersededError
+from raytrain_xai.errors import DataError, RunError, SupersededError
+from raytrain_xai.run_folder import claim_attempt
 from raytrain_xai.runners import trial as trial_module
 from raytrain_xai.runners.job import Launch
 from raytrain_xai.runners.sweep_paths import absolute_sweep
@@ -113,6 +114,22 @@ def test_crashes_and_lost_races_leave_no_state(
     monkeypatch.setattr(trial_module, "start_run", fail)
     with pytest.raises(type(error)):
         run_trial(at, trial, Launch("local", [].append))
+    assert read_state(at, trial.key) is None
+
+
+def test_an_error_that_another_process_caused_is_no_end(
+    sweep: tuple[Location, SweepConfig], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    at, config = sweep
+    trial, driver = trial_of(at, config, make_plan(config)[0]), claim_attempt(at)
+
+    def fail(config: Any, launch: Launch) -> None:  # noqa: ARG001
+        claim_attempt(at)
+        raise DataError("cannot write checkpoints/step-00000003: it does not exist")
+
+    monkeypatch.setattr(trial_module, "start_run", fail)
+    with pytest.raises(SupersededError):
+        run_trial(at, trial, Launch("local", [].append), before_end=driver.check)
     assert read_state(at, trial.key) is None
 
 
