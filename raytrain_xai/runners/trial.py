@@ -22,7 +22,6 @@ from raytrain_xai.sweeps.folder import (
     baseline_run,
     order_file,
     read_spec,
-    read_state,
     trial_run,
     write_state,
 )
@@ -102,7 +101,7 @@ def run_trial(
     Raises:
         SupersededError: another process has taken the trial over; it will say how it ends.
     """
-    start, before = time.monotonic(), read_state(at, trial.key)
+    start = time.monotonic()
     launch.publish({"kind": "trial", "status": "running", "epochs": trial.config.epochs, "values": dict(trial.values)})
     status, error, metrics = "finished", None, dict[str, Any]()
     try:
@@ -114,8 +113,7 @@ def run_trial(
         raise
     except XaiError as problem:
         status, error = "failed", " ".join(str(problem).split())
-    seconds = time.monotonic() - start + (before.seconds if before else 0.0)
-    state = TrialState(status, error, num_attempts(trial.config), round(seconds, 3))
+    state = TrialState(status, error, num_attempts(trial.config), round(time.monotonic() - start, 3))
     before_end()
     write_state(at, trial.key, state)
     launch.publish({"kind": "trial", "status": status, "error": error, "val": metrics.get("val", {})})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from pathlib import Path
 from typing import Any
@@ -33,7 +34,7 @@ class TrialEnds(TrialProgressCallback):
     def __init__(self, attempt: Attempt, config: SweepConfig, board: Any) -> None:
         super().__init__()
         self._attempt, self._at, self._config, self._board = attempt, attempt.run, config, board
-        self._checked_at = time.monotonic()
+        self._checked_at = -math.inf
 
     def on_step_begin(self, iteration: int, trials: list[Any], **info: Any) -> None:  # noqa: ARG002
         """Called about ten times a second.

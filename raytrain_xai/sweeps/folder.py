@@ -34,7 +34,7 @@ class TrialState:
         status: finished; stopped by the scheduler; failed.
         error: one line, None unless failed.
         attempts: processes that were started for it.
-        seconds: of those processes, together.
+        seconds: of the last of them, until the end of the trial.
         retryable: False when the reason is in the configuration or the data, so that another attempt ends alike.
     """
 

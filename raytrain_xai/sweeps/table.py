@@ -44,7 +44,7 @@ class TrialRow:
         run: run folder relative to the sweep, with ``/``; None when there is none.
         epochs: epochs done at the newest evaluation.
         training_s: seconds of training and validation, over all attempts.
-        seconds: of the trial's processes together, from start to end; 0 before the end.
+        seconds: of the process that ended it, from its start to that end; 0 before the end.
         error: one line, None unless failed.
         is_baseline: whether it is a baseline.
     """
