@@ -5,27 +5,34 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 
-from raytrain_xai.errors import ConfigError, RunError
+from raytrain_xai.errors import ConfigError, RunError, SupersededError
+from raytrain_xai.run_folder import claim_attempt
 from raytrain_xai.runners.cluster import connected
 from raytrain_xai.runners.job import Launch
 from raytrain_xai.runners.tasks import Crew
+from raytrain_xai.runners.trial import run_trial, trial_of
 from raytrain_xai.runners.tune import resume_sweep, start_sweep
 from raytrain_xai.sections import ResourcesConfig
 from raytrain_xai.storage import locate
 from raytrain_xai.sweep_config import SweepConfig
-from raytrain_xai.sweeps.folder import read_plan
+from raytrain_xai.sweeps.folder import create_sweep, read_plan, read_states
+from raytrain_xai.sweeps.gather import update_results
+from raytrain_xai.sweeps.plan import make_plan
 from raytrain_xai.sweeps.table import Sweep
 
 MakeSweep = Callable[..., SweepConfig]
@@ -42,7 +49,7 @@ def cluster() -> Iterator[None]:
 
 @pytest.fixture
 def make_sweep(birds: Path, tmp_path: Path) -> MakeSweep:
-    """A sweep of runs of two epochs without pages, two at a time; keyword arguments replace keys."""
+    """A sweep of runs of two epochs without pages, one at a time; keyword arguments replace keys."""
 
     def make(**changes: Any) -> SweepConfig:
         base = {
@@ -51,7 +58,7 @@ def make_sweep(birds: Path, tmp_path: Path) -> MakeSweep:
             "tracking": {"tensorboard": False, "log_every_steps": 1},
         }  # fmt: skip
         raw = {
-            "name": "sweep", "storage": str(tmp_path), "galleries": "none", "concurrent": 2, "base": base,
+            "name": "sweep", "storage": str(tmp_path), "galleries": "none", "concurrent": 1, "base": base,
             "objectives": {"f1": "max", "epg": "max"}, **changes,
         }  # fmt: skip
         return SweepConfig.model_validate(raw)
@@ -82,6 +89,41 @@ def descends_from_here(pid: int) -> bool:
     return pid == os.getpid()
 
 
+@contextlib.contextmanager
+def driver_of_its_own(sweep: Path, output: Path) -> Generator[subprocess.Popen[bytes]]:
+    """The command line's ``tune`` with a cluster of its own; nothing of either outlives the block."""
+    folder = tempfile.mkdtemp(prefix="rx-")  # short, as sockets lie in it; and whose process knows it is one of these
+    command = [sys.executable, "-c", "from raytrain_xai.cli.main import main; main()", "tune", str(sweep)]
+    with output.open("wb") as lines:
+        driver = subprocess.Popen(
+            [*command, "--address", "local"], stdout=lines, stderr=lines, env={**os.environ, "TMPDIR": folder}
+        )
+    try:
+        yield driver
+    finally:
+        until = time.monotonic() + 20
+        while (left := processes_that_know(folder)) and time.monotonic() < until:
+            for pid in left:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+            driver.poll()  # lets go of it
+            time.sleep(0.1)
+        shutil.rmtree(folder)
+        assert not left
+
+
+def processes_that_know(folder: str) -> list[int]:
+    """Ids of the processes with this folder in their environment."""
+    found: list[int] = []
+    for process in Path("/proc").iterdir():
+        with contextlib.suppress(OSError):  # gone by now
+            if process.name.isdigit() and f"TMPDIR={folder}".encode() in (process / "environ").read_bytes().split(
+                b"\0"
+            ):
+                found.append(int(process.name))
+    return found
+
+
 class KillOnce:
     """Kills one trial without warning as soon as it has saved its first epoch."""
 
@@ -104,16 +146,14 @@ def test_killed_trials_and_killed_sweeps_end_as_others_do(make_sweep: MakeSweep,
     }  # fmt: skip
     file = tmp_path / "sweep.yaml"
     file.write_text(yaml.safe_dump(make_sweep(name="killed", **changes).model_dump(mode="json")))
-    output = (tmp_path / "output.txt").open("w")
-    command = [sys.executable, "-c", "from raytrain_xai.cli.main import main; main()", "tune", str(file)]
-    driver = subprocess.Popen([*command, "--address", "local"], stdout=output, stderr=output, start_new_session=True)
-    trials, until = tmp_path / "killed" / "trials", time.monotonic() + 90
-    while not list(trials.glob("*/checkpoints/*")) and driver.poll() is None and time.monotonic() < until:
-        time.sleep(0.02)
-    was_over = driver.poll() is not None
-    driver.kill()
-    driver.wait()
-    assert not was_over, (tmp_path / "output.txt").read_text()
+    output, trials, until = tmp_path / "output.txt", tmp_path / "killed" / "trials", time.monotonic() + 90
+    with driver_of_its_own(file, output) as driver:
+        while not list(trials.glob("*/checkpoints/*")) and driver.poll() is None and time.monotonic() < until:
+            time.sleep(0.02)
+        assert driver.poll() is None and list(trials.glob("*/checkpoints/*")), output.read_text()
+        driver.kill()  # it alone: what it has started ends when it notices
+        driver.wait()
+        killed = resume_sweep(str(tmp_path / "killed"), Launch("auto", [].append))
 
     killer = KillOnce()
     straight = start_sweep(make_sweep(name="straight", **changes), Launch("auto", killer))
@@ -126,13 +166,10 @@ def test_killed_trials_and_killed_sweeps_end_as_others_do(make_sweep: MakeSweep,
     assert {row.run for row in straight.rows} >= {"baseline/s0"}
     assert [path.name for path in (tmp_path / "straight" / "orders").iterdir()] == ["lowest_confidence-s0.json"]
 
-    killed = resume_sweep(str(tmp_path / "killed"), Launch("auto", [].append))
     for own, other in zip(table(killed), table(straight), strict=True):
         assert own == other
     with pytest.raises(ConfigError, match="name 'straight' is taken: .* continue it with"):
         start_sweep(make_sweep(name="straight", **changes), Launch("auto", [].append))
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(driver.pid, signal.SIGKILL)  # helpers of Ray that notice its end a minute later
 
 
 @pytest.mark.usefixtures("cluster")
@@ -140,7 +177,7 @@ def test_a_stopped_trial_keeps_what_it_measured(make_sweep: MakeSweep) -> None:
     sweep = start_sweep(
         make_sweep(
             space={"optim.lr": [1e-2, 1e-9, 1e-8]},
-            scheduler={"kind": "asha", "metric": "f1", "reduction_factor": 2}, concurrent=1, seeds=[1],
+            scheduler={"kind": "asha", "metric": "f1", "reduction_factor": 2}, seeds=[1],
         ),
         Launch("auto", [].append),
     )  # fmt: skip
@@ -181,28 +218,45 @@ def test_optuna_goes_on_with_what_it_has_learned(make_sweep: MakeSweep, tmp_path
             {"guidance.loss": "l1", "guidance.weight": {"loguniform": [1e28, 1e30]}},
         ],
     )  # fmt: skip
-    first = start_sweep(config, Launch("auto", [].append))
-    assert len(first.rows) == 3
-    plan = read_plan(first.at)
-    assert [spec.id[:4] for spec in plan] == ["0000", "0001", "0002"]
-    for row in first.rows:  # as if it had been killed in the last trial
+    at = locate(str(tmp_path / "sweep"))
+
+    def take_over(record: dict[str, Any]) -> None:
+        if record["kind"] == "trial" and record["status"] in ("finished", "failed") and len(claims()) == 1:
+            claim_attempt(at)
+
+    def claims() -> list[Path]:
+        return list((tmp_path / "sweep" / "attempts").iterdir())
+
+    with pytest.raises(SupersededError, match=r"^attempt attempt-0001-\w+ of .*sweep was superseded by attempt-0002"):
+        start_sweep(config, Launch("auto", take_over))
+    plan, ended = read_plan(at), read_states(at)
+    assert 1 <= len(ended) < 3 and ended.keys() <= {spec.id for spec in plan}
+    sweep = resume_sweep(str(tmp_path / "sweep"), Launch("auto", [].append))
+    assert read_plan(at)[: len(plan)] == plan and [row.id[:4] for row in sweep.rows] == ["0000", "0001", "0002"]
+    assert len(claims()) == 3
+    for row in sweep.rows:
         assert row.status == ("finished" if row.values["guidance.loss"] == "energy" else "failed")
-    (Path(first.at.path) / "state" / f"{plan[-1].id}.json").unlink()
-    stored = yaml.safe_load((tmp_path / "sweep" / "sweep.yaml").read_text())
-    stored["search"]["trials"] = 4
-    (tmp_path / "sweep" / "sweep.yaml").write_text(yaml.safe_dump(stored))
-    second = resume_sweep(str(tmp_path / "sweep"), Launch("auto", [].append))
-    assert read_plan(locate(str(tmp_path / "sweep")))[:3] == plan and len(second.rows) == 4
-    assert "unfinished" not in {row.status for row in second.rows}
 
 
-@pytest.mark.usefixtures("cluster")
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """As many threads of torch in this process as in a trial's."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.usefixtures("cluster", "one_thread")
 def test_trials_with_workers_of_their_own(make_sweep: MakeSweep) -> None:
     base = {**make_sweep().base, "workers": 1}
     changes = {"base": base, "space": {"guidance.weight": [0.05]}, "seeds": [0]}
     nested = start_sweep(make_sweep(name="nested", **changes), Launch("auto", [].append))
-    alone = start_sweep(make_sweep(name="alone", **{**changes, "base": {**base, "workers": 0}}), Launch("auto", print))
-    assert table(nested) == table(alone)
+    alone = make_sweep(name="alone", **{**changes, "base": {**base, "workers": 0}})
+    [spec] = make_plan(alone)
+    at = create_sweep(alone, [spec])
+    run_trial(at, trial_of(at, alone, spec), Launch("auto", [].append))
+    assert table(nested) == table(update_results(at.uri)), "as in this process"
     too_many = {**base, "workers": 4, "batch_size": 8}
     with pytest.raises(ConfigError, match=r"one trial needs 4.1 CPU \(4 worker.s.\), this cluster can never give more"):
         start_sweep(make_sweep(name="large", **{**changes, "base": too_many}), Launch("auto", [].append))
