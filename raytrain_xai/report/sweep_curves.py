@@ -63,9 +63,14 @@ class Sensitivity:
 
 
 def build_sensitivity(view: SweepView, key: str, colour: str | None) -> Sensitivity | None:
-    """Charts of one swept key; None when no finished trial has it together with an objective."""
-    others = [other for other in view.swept if other not in (key, colour)]
+    """Charts of one swept key; None when no finished trial has it together with an objective, or when it comes with the
+    colour: where every loss has its own weight, no curve over weights can be drawn."""
     rows = [row for row in view.trials if _counts(row, key)]
+    if colour is not None and _comes_with(rows, key, colour):
+        return None
+    others = [other for other in view.swept if other not in (key, colour)]
+    if colour is not None:
+        others = [other for other in others if not _comes_with(rows, other, colour)]
     charts: list[Chart] = []
     is_joined = is_named = has_level = False
     drawn = points = 0
@@ -101,6 +106,14 @@ def _counts(row: TrialRow, key: str) -> bool:
     if key in _OF_GUIDANCE and is_unguided(row):
         return False
     return value_of(row, key) != ABSENT
+
+
+def _comes_with(rows: Sequence[TrialRow], key: str, colour: str) -> bool:
+    """Whether trials of the same colour have the same value of a key, and those of different colours do not all."""
+    values: dict[str, set[str]] = {}
+    for row in (row for row in rows if value_of(row, colour) != ABSENT):
+        values.setdefault(value_text(value_of(row, colour)), set()).add(value_text(value_of(row, key)))
+    return len(values) > 1 and all(len(own) == 1 for own in values.values()) and len(set.union(*values.values())) > 1
 
 
 def _panel(

@@ -211,6 +211,21 @@ def test_points_that_differ_in_more_than_is_shown_are_not_joined(tmp_path: Path)
     assert "they are not joined" in page_of(sweep_of(tmp_path, rows))
 
 
+def test_what_comes_with_the_loss_divides_nothing(tmp_path: Path) -> None:
+    rows = [
+        row(f"{loss}{dilation}", {LOSS: loss, WEIGHT: weight, "guidance.box_dilation": dilation}, (0.6, 0.5, 0.4))
+        for loss, weight in (("energy", 1.0), ("rrr", 1e-4))
+        for dilation in (0.0, 0.5)
+    ]
+    sweep = sweep_of(tmp_path, rows)
+    view = view_sweep(sweep, locate(str(tmp_path / "p.html")))
+    drawn = build_sensitivity(view, "guidance.box_dilation", LOSS)
+    assert drawn is not None and drawn.is_joined and len(drawn.charts) == 3
+    assert "How strong: the weight" not in headings(page_of(sweep))
+    other = [*rows, row("more", {LOSS: "rrr", WEIGHT: 1e-3, "guidance.box_dilation": 0.0}, (0.6, 0.5, 0.4))]
+    assert "How strong: the weight" in headings(page_of(sweep_of(tmp_path, other)))
+
+
 def test_a_concept_sweep_shows_its_own_objectives(tmp_path: Path) -> None:
     rows = [
         TrialRow(f"{k}-{n}", "finished", 0, None, {"sae.k": k, "sae.latents": n}, own, own, None, 2, 60.0, 70.0)
