@@ -31,8 +31,8 @@ ROUTES = (
     "/v2/models/plain/versions/b/infer",
 )
 INSIDE = (b"Traceback", b"site-packages", b"/tmp/", b"raytrain_xai/", b'File "')  # of an answer: paths and stacks
-# Two pictures of the largest size that is allowed are open together, up to 300 MB each, and allocators keep freed memory: 650 to
-# 710 MB were measured. Bodies that swell would take several gigabytes.
+# Two pictures of the largest size that is allowed are open together, up to 300 MB each, and allocators keep freed
+# memory: 650 to 710 MB were measured. Bodies that swell would take several gigabytes.
 GROWTH_BYTES = 1_000_000_000
 
 
