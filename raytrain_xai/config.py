@@ -15,6 +15,7 @@ from pydantic import Field, model_validator
 from raytrain_xai.concept_config import ConceptRunConfig
 from raytrain_xai.config_text import dump_config, overridden, read_yaml, validated
 from raytrain_xai.errors import ConfigError
+from raytrain_xai.insight_config import InsightRunConfig
 from raytrain_xai.sections import (
     BcosifyConfig,
     CheckpointConfig,
@@ -168,8 +169,8 @@ class RunConfig(Section):
         return self
 
 
-AnyRunConfig = RunConfig | ConceptRunConfig
-"""Configuration of any kind of run; its key ``job`` tells them apart."""
+AnyRunConfig = RunConfig | ConceptRunConfig | InsightRunConfig
+"""Configuration of any kind of run; its key ``job`` tells them apart, and of concepts whether there is ``encoder``."""
 
 
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
@@ -200,7 +201,7 @@ def job_with_overrides(raw: Mapping[str, Any], overrides: Sequence[str], source:
 def parse_job(raw: Mapping[str, Any], source: str = "configuration") -> AnyRunConfig:
     """Validate a mapping as the kind of run that its key ``job`` names; without one, as a classifier's."""
     if raw.get("job") == "concepts":
-        return parse_concept_config(raw, source)
+        return parse_insight_config(raw, source) if "encoder" in raw else parse_concept_config(raw, source)
     if raw.get("job", "classify") != "classify":
         raise ConfigError(f"{source}: job is {raw['job']!r}; it is classify or concepts")
     return parse_config(raw, source)
@@ -219,4 +220,19 @@ def parse_concept_config(raw: Mapping[str, Any], source: str = "configuration") 
     """Validate the mapping of a concept run (``job: concepts``); see :func:`load_config`."""
     if raw.get("job") != "concepts":
         raise ConfigError(f"{source} describes a classifier's run, a concept run is needed here (job: concepts)")
+    if "encoder" in raw:
+        raise ConfigError(
+            f"{source} describes concepts of an encoder, those of a B-cos network are needed here; for an encoder "
+            "there is `raytrain-xai insight`"
+        )
     return validated(ConceptRunConfig, raw, source)
+
+
+def parse_insight_config(raw: Mapping[str, Any], source: str = "configuration") -> InsightRunConfig:
+    """Validate the mapping of a concept run of an encoder; see :func:`load_config`."""
+    if raw.get("job") != "concepts" or "encoder" not in raw:
+        raise ConfigError(
+            f"{source} describes another kind of run, one of the concepts of an encoder is needed here (job: concepts, "
+            "with the key encoder)"
+        )
+    return validated(InsightRunConfig, raw, source)

@@ -18,6 +18,7 @@ from raytrain_xai.cli.concepts import concepts_group
 from raytrain_xai.cli.config import config_group
 from raytrain_xai.cli.data import data_group
 from raytrain_xai.cli.distill import distill_group
+from raytrain_xai.cli.insight import insight_group
 from raytrain_xai.cli.localise import localise_command
 from raytrain_xai.cli.model import eval_command, explain_command, report_command
 from raytrain_xai.cli.models import models_group
@@ -54,6 +55,7 @@ cli.add_command(batch_command)
 cli.add_command(serve_command)
 cli.add_command(models_group)
 cli.add_command(concepts_group)
+cli.add_command(insight_group)
 cli.add_command(distill_group)
 cli.add_command(serve_keys_group)
 cli.add_command(config_group)

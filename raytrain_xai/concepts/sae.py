@@ -61,10 +61,14 @@ class SparseAutoencoder(nn.Module, ABC):
     def select(self, preactivation: Tensor) -> SparseCode:
         """(N, K) products with the encoder -> code (N, k), each vector by itself."""
 
+    def preactivation(self, x: Tensor) -> Tensor:
+        """(N, D) -> products with the encoder (N, K), what :meth:`select` chooses from."""
+        return x @ self.encoder.T
+
     def encode(self, x: Tensor) -> SparseCode:
         """(..., D) -> code (..., k); the products with all K latents exist for part of the vectors at a time."""
         rows = x.reshape(-1, x.shape[-1]).split(self.rows_at_once)
-        code = stack_codes([self.select(part @ self.encoder.T) for part in rows])
+        code = stack_codes([self.select(self.preactivation(part)) for part in rows])
         shape = (*x.shape[:-1], code.values.shape[-1])
         return SparseCode(code.values.view(shape), code.indices.view(shape), code.num_latents)
 
@@ -82,7 +86,7 @@ class TopKSae(SparseAutoencoder):
 
     def __init__(self, dim: int, num_latents: int, k: int) -> None:
         super().__init__(dim, num_latents)
-        self.k = _checked_k(k, num_latents)
+        self.k = checked_k(k, num_latents)
 
     def select(self, preactivation: Tensor) -> SparseCode:
         """See :class:`SparseAutoencoder`; values in descending order."""
@@ -108,7 +112,7 @@ class BatchTopKSae(SparseAutoencoder):
 
     def __init__(self, dim: int, num_latents: int, k: int) -> None:
         super().__init__(dim, num_latents)
-        self.k = _checked_k(k, num_latents)
+        self.k = checked_k(k, num_latents)
         self.register_buffer("threshold", torch.zeros(()))
         self.register_buffer("scale", torch.ones(()))
 
@@ -118,9 +122,7 @@ class BatchTopKSae(SparseAutoencoder):
 
     def follow(self, smallest: Tensor) -> None:
         """Move the threshold towards the smallest value () that a training batch used; infinite if it used none."""
-        smallest = smallest.to(self.threshold.dtype)
-        moved = torch.where(self.threshold == 0, smallest, torch.lerp(smallest, self.threshold, _MOMENTUM))
-        self.threshold.copy_(torch.where(smallest.isfinite(), moved, self.threshold))
+        follow_smallest(self.threshold, smallest)
 
 
 class ReluSae(SparseAutoencoder):
@@ -166,7 +168,22 @@ def above(preactivation: Tensor, threshold: Tensor) -> SparseCode:
     return SparseCode(top.values, top.indices, preactivation.shape[1])
 
 
-def _checked_k(k: int, num_latents: int) -> int:
+def follow_smallest(threshold: Tensor, smallest: Tensor) -> None:
+    """Move a threshold (), in place, towards the smallest value () used, a running mean over about the last 100 calls.
+
+    A threshold of 0 has not followed anything yet and takes the value; an infinite value changes nothing.
+    """
+    smallest = smallest.to(threshold.dtype)
+    moved = torch.where(threshold == 0, smallest, torch.lerp(smallest, threshold, _MOMENTUM))
+    threshold.copy_(torch.where(smallest.isfinite(), moved, threshold))
+
+
+def checked_k(k: int, num_latents: int) -> int:
+    """``k`` active latents of ``num_latents``.
+
+    Raises:
+        ConfigError: it is not between 1 and their number.
+    """
     if not 1 <= k <= num_latents:
         raise ConfigError(f"k must be between 1 and the {num_latents} latents, got {k}")
     return k

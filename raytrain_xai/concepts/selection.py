@@ -11,6 +11,7 @@ from torch import Tensor
 
 from raytrain_xai.concepts.code import SparseCode
 from raytrain_xai.concepts.entries import Entries
+from raytrain_xai.concepts.matryoshka import MatryoshkaSae
 from raytrain_xai.concepts.sae import BatchTopKSae, TopKSae
 from raytrain_xai.concepts.workers import Workers
 
@@ -36,13 +37,13 @@ def best_of_rows(code: SparseCode, k: int, shards: Workers) -> SparseCode:
     return SparseCode(code.values * own, code.indices, code.num_latents)
 
 
-def batch_topk_entries(sae: BatchTopKSae, x: Tensor, workers: Workers, shards: Workers) -> Entries:
+def batch_topk_entries(sae: BatchTopKSae | MatryoshkaSae, x: Tensor, workers: Workers, shards: Workers) -> Entries:
     """The largest k·N products of the whole batch, N vectors over all workers, positive ones only; those held here.
 
     Holds the products of all vectors of this worker. Their number per vector and worker depends on the data: a device
     sync.
     """
-    products = x @ sae.encoder.T
+    products = sae.preactivation(x)
     count = sae.k * x.shape[0] * workers.world_size
     values, place = _largest_positive(products, count)
     if workers.world_size * shards.world_size > 1:

@@ -1,0 +1,10 @@
+"""``raytrain-xai insight``: named concepts of a language-aligned encoder, and what one does with them."""
+
+from __future__ import annotations
+
+import click
+
+
+@click.group("insight")
+def insight_group() -> None:
+    """Concepts of language-aligned encoders: describe, name, segment, classify, search, caption."""
