@@ -110,9 +110,9 @@ def load_encoder(text: str, *, device: torch.device | str = "cpu") -> LanguageEn
     """
     device = torch.device(device)
     if text.startswith((CLIP, DINOCLIP, SIGLIP)):
-        from raytrain_xai.language.open_clip import load_open_clip
+        from raytrain_xai.language.clip_encoder import load_clip
 
-        return load_open_clip(text, device=device)
+        return load_clip(text, device=device)
     if text == EMBEDDED:
         from raytrain_xai.language.aligned import load_embedded
 

@@ -21,5 +21,5 @@ def fingerprint_of(weights: Mapping[str, Tensor], about: Mapping[str, Any]) -> s
     digest = hashlib.sha256(json.dumps(about, sort_keys=True).encode())
     for name, value in sorted(weights.items()):
         digest.update(f"{name} {tuple(value.shape)} {value.dtype}".encode())
-        digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+        digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
     return digest.hexdigest()
