@@ -14,7 +14,7 @@ class SparseSums:
 
     Attributes:
         keys: (n,) int64, ascending and distinct; a cell is row · columns + column.
-        sums: (n,) float64, or int64 for counts.
+        sums: (n,) float64, or int64 for counts; (n, m) for m sums of each cell.
     """
 
     keys: Tensor
@@ -28,9 +28,9 @@ class SparseSums:
 
     @classmethod
     def add(cls, keys: Tensor, values: Tensor) -> SparseSums:
-        """Sum of the values of each key: (m,) int64 in any order and with repeats, (m,) float64 or int64."""
+        """Sum of the values of each key: (m,) int64 in any order and with repeats, (m, ...) float64 or int64."""
         found, place = torch.unique(keys, return_inverse=True)
-        return cls(found, values.new_zeros(len(found)).index_add_(0, place, values))
+        return cls(found, values.new_zeros(len(found), *values.shape[1:]).index_add_(0, place, values))
 
     def merge(self, *others: SparseSums) -> SparseSums:
         """The sums of all parts together."""
