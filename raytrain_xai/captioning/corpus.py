@@ -1,0 +1,149 @@
+"""What a decoder learns from and is judged by: scenes as vectors and words, and vectors of images that were held back.
+
+It lies in the folder of a run, made once before training, so neither workers nor a resumed run need the encoder.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import safetensors.torch
+import torch
+from safetensors import SafetensorError
+from torch import Tensor
+from torch.nn import functional
+
+from raytrain_xai.captioning.scenes import Scene
+from raytrain_xai.captioning.sentences import FORMS, MAX_THINGS, sentence
+from raytrain_xai.captioning.words import WordTable, split_words
+from raytrain_xai.errors import CheckpointError
+from raytrain_xai.language.encoder import LanguageEncoder
+from raytrain_xai.language.prompts import FAMILIES, embed_terms
+from raytrain_xai.language.text_cache import TextCache
+from raytrain_xai.storage import Location, read_bytes, write_bytes
+
+CORPUS = "corpus"
+_ABOUT, _TENSORS = "corpus.json", "corpus.safetensors"
+_TEXTS_AT_ONCE = 1024
+
+
+@dataclass(frozen=True)
+class HeldBack:
+    """Images of a split that no decoder learns from.
+
+    Attributes:
+        vectors: (n, D) float32 of unit length, :func:`mean_direction` of the patches of each image.
+        present: (n, C) bool, its categories.
+    """
+
+    vectors: Tensor
+    present: Tensor
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """All that a caption run reads.
+
+    Attributes:
+        about: JSON values: ``words``, ``categories`` (C names in sentences), ``names`` (class of a data set -> name),
+            ``encoder`` (name and fingerprint).
+        tokens: (S, L) int64, the sentence of each scene.
+        sources: (S, F, D) float16 of unit length, vectors that stand for the scene; see :func:`scene_vectors`.
+        held: ``val`` and ``test``, those there are.
+    """
+
+    about: dict[str, Any]
+    tokens: Tensor
+    sources: Tensor
+    held: Mapping[str, HeldBack]
+
+    @property
+    def words(self) -> WordTable:
+        """Of ``tokens``."""
+        return WordTable(tuple(self.about["words"]))
+
+
+def text_vectors(encoder: LanguageEncoder, texts: Sequence[str]) -> Tensor:
+    """(M, D) float32 of unit length: vectors of texts as patches are compared with them, ``text_mean`` taken off."""
+    parts = [encoder.text(texts[start : start + _TEXTS_AT_ONCE]) for start in range(0, len(texts), _TEXTS_AT_ONCE)]
+    return functional.normalize(torch.cat(parts) - encoder.text_mean, dim=1)
+
+
+def mean_direction(patches: Tensor) -> Tensor:
+    """Patches (B, P, D) -> (B, D) of unit length: the direction of their mean, which stands for an image."""
+    return functional.normalize(patches.mean(dim=1), dim=1)
+
+
+def scene_vectors(encoder: LanguageEncoder, scenes: Sequence[Scene], cache: TextCache | None = None) -> Tensor:
+    """Vectors from which a decoder learns to say what is in a scene.
+
+    The first of F = ``len(FORMS)`` + 1 are those of sentences about it. The last is the mean of the vectors of its
+    categories, each weighted by the area of its boxes: what the mean over patches would be if every patch of an object
+    had the vector of its category. No image is seen.
+
+    Args:
+        scenes: S of them.
+    Returns:
+        (S, F, D) float16 on the CPU.
+    """
+    spoken = [sentence(scene) for scene in scenes]
+    distinct = list(dict.fromkeys(spoken))
+    rows = {text: row for row, text in enumerate(distinct)}
+    vectors = text_vectors(encoder, [form.format(text) for text in distinct for form in FORMS])
+    sources = vectors.unflatten(0, (-1, len(FORMS)))[[rows[text] for text in spoken]]
+    mixed = _mixtures(encoder, scenes, cache)
+    return torch.cat([sources, mixed[:, None]], dim=1).half().cpu()
+
+
+def _mixtures(encoder: LanguageEncoder, scenes: Sequence[Scene], cache: TextCache | None) -> Tensor:
+    """(S, D) of unit length: means of the vectors of the things of a sentence, weighted by area."""
+    named = [scene[:MAX_THINGS] for scene in scenes]
+    terms = list(dict.fromkeys(thing.name for scene in named for thing in scene))
+    column = {term: number for number, term in enumerate(terms)}
+    vectors = embed_terms(encoder, terms, FAMILIES["plain"], cache=cache)
+    places = [(row, column[thing.name], thing.area) for row, scene in enumerate(named) for thing in scene]
+    rows, columns, areas = zip(*places, strict=True)
+    weights = vectors.new_zeros(len(scenes), len(terms))
+    weights[list(rows), list(columns)] = vectors.new_tensor(areas)
+    return functional.normalize(weights @ vectors, dim=1)
+
+
+def word_table(scenes: Iterable[Scene], categories: Iterable[str]) -> WordTable:
+    """The words of sentences about scenes, and of all categories."""
+    return WordTable.of([*(sentence(scene) for scene in scenes), *categories])
+
+
+def tokens_of(words: WordTable, scenes: Sequence[Scene]) -> Tensor:
+    """(S, L) int64, sentences of scenes."""
+    return words.encode([split_words(sentence(scene)) for scene in scenes])
+
+
+def write_corpus(run: Location, corpus: Corpus) -> None:
+    """Put a corpus into the folder of a run."""
+    tensors = {"tokens": corpus.tokens, "sources": corpus.sources}
+    for split, held in corpus.held.items():
+        tensors |= {f"{split}/vectors": held.vectors, f"{split}/present": held.present}
+    payload = safetensors.torch.save({name: value.cpu().contiguous() for name, value in tensors.items()})
+    write_bytes(run.child(CORPUS, _TENSORS), payload)
+    write_bytes(run.child(CORPUS, _ABOUT), json.dumps(corpus.about, indent=1).encode())
+
+
+def read_corpus(run: Location) -> Corpus:
+    """The corpus of a run.
+
+    Raises:
+        CheckpointError: its files are damaged.
+        DataError: they are not there.
+    """
+    at = run.child(CORPUS)
+    try:
+        tensors = safetensors.torch.load(read_bytes(at.child(_TENSORS)))
+        about = json.loads(read_bytes(at.child(_ABOUT)))
+        splits = sorted({name.partition("/")[0] for name in tensors if "/" in name})
+        held = {split: HeldBack(tensors[f"{split}/vectors"], tensors[f"{split}/present"]) for split in splits}
+        return Corpus(about, tensors["tokens"], tensors["sources"], held)
+    except (SafetensorError, ValueError, KeyError) as error:
+        raise CheckpointError(f"{at.uri} is damaged ({error}); delete {run.uri} and train again") from error

@@ -1,0 +1,170 @@
+"""Decoders in use: what writes captions from vectors, and where it comes from.
+
+``embedded`` is the decoder that comes with the package, for the space of the embedded encoder; otherwise the address of
+a run of ``job: caption``. Any other object with the methods of :class:`CaptionDecoder` does as well.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from importlib.resources import files
+from typing import Any, Protocol
+
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from raytrain_xai.captioning.corpus import text_vectors
+from raytrain_xai.captioning.decoder import DecoderShape, SentenceDecoder
+from raytrain_xai.captioning.words import WordTable, join_words
+from raytrain_xai.checkpoint import read_checkpoint_of
+from raytrain_xai.errors import CheckpointError, ConfigError
+from raytrain_xai.language.encoder import LanguageEncoder
+from raytrain_xai.run_folder import CONFIG, open_run, read_config
+from raytrain_xai.storage import exists, locate
+
+EMBEDDED = "embedded"
+PROBES = ("a dog", "two people and a car", "a bowl, a cup and several spoons", "grass")
+"""Texts whose vectors say whether a decoder and an encoder share a space."""
+
+_ASSET = "caption_decoder"
+_SAME = 0.999  # cosine of the vectors of a probe; half precision alone costs less than 1e-6
+
+
+class CaptionDecoder(Protocol):
+    """Writes a caption from a vector of a text space."""
+
+    @property
+    def dim(self) -> int:
+        """D of the vectors it reads."""
+        ...
+
+    def write(self, vectors: Tensor) -> list[tuple[str, ...]]:
+        """(B, D) float of unit length -> words of B captions."""
+        ...
+
+    def log_probs(self, vectors: Tensor, captions: Sequence[Sequence[str]]) -> Tensor:
+        """Log-probabilities of the words of captions, differentiable in the vectors.
+
+        Args:
+            vectors: (B, D) float of unit length.
+            captions: words of B captions.
+        Returns:
+            (B, L) float, <= 0, natural logarithm, L words of the longest caption; 0 beyond the end of a shorter one.
+        """
+        ...
+
+    def text(self, words: Sequence[str]) -> str:
+        """Words as one line."""
+        ...
+
+
+@dataclass(frozen=True)
+class TrainedDecoder:
+    """A :class:`CaptionDecoder` that a caption run trained.
+
+    Attributes:
+        network: in eval mode, without gradients of its weights.
+        words: what it can say.
+        about: JSON values of its checkpoint: ``categories``, ``names``, ``encoder``.
+        origin: where it was read from.
+    """
+
+    network: SentenceDecoder
+    words: WordTable
+    about: Mapping[str, Any]
+    origin: str
+
+    @property
+    def dim(self) -> int:
+        """See :class:`CaptionDecoder`."""
+        return self.network.shape.dim
+
+    def write(self, vectors: Tensor) -> list[tuple[str, ...]]:
+        """See :class:`CaptionDecoder`; the likeliest word at every step."""
+        return self.words.decode(self.network.greedy(vectors))
+
+    def log_probs(self, vectors: Tensor, captions: Sequence[Sequence[str]]) -> Tensor:
+        """See :class:`CaptionDecoder`.
+
+        Raises:
+            ConfigError: a word that it did not learn, or a caption longer than it can write.
+        """
+        tokens = self.words.encode(captions).to(vectors.device)
+        longest = self.network.shape.max_words
+        if tokens.shape[1] - 1 > longest:
+            raise ConfigError(f"a caption has {tokens.shape[1] - 2} words; this decoder writes {longest - 1} at most")
+        num_words = max(map(len, captions))
+        lengths = torch.tensor([len(words) for words in captions], device=vectors.device)
+        is_word = torch.arange(num_words, device=vectors.device) < lengths[:, None]
+        return self.network.log_probs(vectors, tokens)[:, :num_words] * is_word  # the end is no word
+
+    def text(self, words: Sequence[str]) -> str:
+        """See :class:`CaptionDecoder`."""
+        return join_words(words)
+
+
+def decoder_state(shape: DecoderShape, about: Mapping[str, Any], probes: Tensor) -> dict[str, Any]:
+    """What a checkpoint says of a decoder beside its weights; ``probes`` (4, D) are the vectors of :data:`PROBES`."""
+    return {"shape": asdict(shape), "about": dict(about), "probes": probes.tolist()}
+
+
+def load_decoder(text: str, encoder: LanguageEncoder) -> TrainedDecoder:
+    """The decoder that a text names, on the device of the encoder whose vectors it is to read.
+
+    A decoder was trained on texts, so it fits every encoder with the same text side, whatever its images.
+
+    Raises:
+        ConfigError: nothing of this name, or the decoder of another space.
+        CheckpointError: its files are damaged, or there is no checkpoint yet.
+    """
+    if text == EMBEDDED:
+        folder = files("raytrain_xai.captioning") / "assets"
+        weights = safetensors.torch.load((folder / f"{_ASSET}.safetensors").read_bytes())
+        state = json.loads((folder / f"{_ASSET}.json").read_text(encoding="utf-8"))
+    else:
+        if not text.strip() or not exists(locate(text).child(CONFIG)):
+            raise ConfigError(f"no caption decoder {text!r}; give {EMBEDDED} or the folder of a run of `job: caption`")
+        at = open_run(text)
+        if (job := read_config(at).get("job")) != "caption":
+            raise ConfigError(f"{text} is a run of job {job or 'classify'}, a caption decoder is one of job caption")
+        checkpoint = read_checkpoint_of(at)
+        weights, state = checkpoint.model, checkpoint.state["decoder"]
+    decoder = restore_decoder(weights, state, text)
+    _check_space(decoder, torch.tensor(state["probes"]), encoder)
+    decoder.network.to(encoder.device)
+    return decoder
+
+
+def restore_decoder(weights: Mapping[str, Tensor], state: Mapping[str, Any], origin: str) -> TrainedDecoder:
+    """A decoder from its weights, of any precision, and :func:`decoder_state`.
+
+    Raises:
+        CheckpointError: they do not fit.
+    """
+    try:
+        network = SentenceDecoder(DecoderShape(**state["shape"]))
+        network.load_state_dict({name: value.float() for name, value in weights.items()})
+        words = WordTable(tuple(state["about"]["words"]))
+    except (KeyError, TypeError, RuntimeError) as error:
+        raise CheckpointError(f"the caption decoder {origin} is damaged: {' '.join(str(error).split())}") from error
+    network.eval().requires_grad_(False)
+    return TrainedDecoder(network, words, state["about"], origin)
+
+
+def _check_space(decoder: TrainedDecoder, probes: Tensor, encoder: LanguageEncoder) -> None:
+    trained_on = decoder.about["encoder"]["name"]
+    if decoder.dim != encoder.dim:
+        raise ConfigError(
+            f"the caption decoder {decoder.origin} reads vectors of {decoder.dim} dimensions (encoder {trained_on}), "
+            f"{encoder.name} has {encoder.dim}; train one with `job: caption` and encoder: {encoder.name}"
+        )
+    cosines = (text_vectors(encoder, PROBES).cpu() * probes).sum(dim=1)
+    if float(cosines.min()) < _SAME:
+        raise ConfigError(
+            f"the caption decoder {decoder.origin} learned the space of {trained_on}, where {PROBES[0]!r} has another "
+            f"vector than with {encoder.name} (cosine {float(cosines[0]):.3f}); train one with `job: caption` and "
+            f"encoder: {encoder.name}"
+        )
