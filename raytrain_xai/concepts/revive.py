@@ -25,7 +25,8 @@ class Revival:
 
     Attributes:
         loss: () over the vectors of all workers.
-        encoder, dictionary: (M, D) gradients of the rows of the dead latents, from the vectors of this worker.
+        encoder, dictionary: (M, A) and (M, D) gradients of the rows of the dead latents, from the vectors of this
+            worker; A = D but for a bias, see :func:`revive_rows`.
     """
 
     loss: Tensor
@@ -48,18 +49,34 @@ def revive(
         dead: (M,) int64, dead latents of this shard.
     Source: Parchami-Araghi et al., NeurIPS 2025; form of Gao et al. 2024, arXiv 2406.04093.
     """
+    return revive_rows(
+        sae.encoder[dead], sae.dictionary[dead], x, error, most,
+        rows_at_once=sae.rows_at_once, workers=workers, shards=shards,
+    )  # fmt: skip
+
+
+def revive_rows(
+    encoder: Tensor, rows: Tensor, x: Tensor, error: Tensor, most: int, *, rows_at_once: int, workers: Workers,
+    shards: Workers,
+) -> Revival:  # fmt: skip
+    """As :func:`revive`, for given rows of encoder (M, A) and dictionary (M, D).
+
+    Args:
+        x: (N, A), what the encoder's rows are multiplied with; A may exceed D, as a bias is a column of ones.
+        rows_at_once: vectors whose products are held at a time.
+    """
     total = x.shape[0] * workers.world_size
+    num_dead = len(encoder)
     mean = workers.sum(error.sum(dim=0)) / total
     variance = workers.sum((error - mean).square().sum())
-    some = (shards.sum(torch.full_like(variance, len(dead))) > 0) & (variance > 0)
+    some = (shards.sum(torch.full_like(variance, num_dead)) > 0) & (variance > 0)
     scale = torch.where(some, 1 / variance, 0)  # the number of vectors divides out
-    encoder, rows = sae.encoder[dead], sae.dictionary[dead]
     loss = torch.zeros_like(variance)
     for_encoder, for_rows = torch.zeros_like(encoder), torch.zeros_like(rows)
-    decode = _decode_densely if len(dead) <= _DENSE * most else _decode_sparsely
-    for part, of_part in zip(x.split(sae.rows_at_once), error.split(sae.rows_at_once), strict=True):
-        top = (part @ encoder.T).topk(min(most, len(dead)), dim=1)
-        code = best_of_rows(SparseCode(top.values.clamp(min=0), top.indices, len(dead)), most, shards)
+    decode = _decode_densely if num_dead <= _DENSE * most else _decode_sparsely
+    for part, of_part in zip(x.split(rows_at_once), error.split(rows_at_once), strict=True):
+        top = (part @ encoder.T).topk(min(most, num_dead), dim=1)
+        code = best_of_rows(SparseCode(top.values.clamp(min=0), top.indices, num_dead), most, shards)
         partial, gradients = decode(code, rows)
         rest = shards.sum(partial).add_(of_part)  # e' - e
         loss.add_(rest.square().sum() * scale)
