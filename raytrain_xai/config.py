@@ -12,6 +12,7 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
+from raytrain_xai.align_config import AlignRunConfig
 from raytrain_xai.concept_config import ConceptRunConfig
 from raytrain_xai.config_text import dump_config, overridden, read_yaml, validated
 from raytrain_xai.errors import ConfigError
@@ -169,7 +170,7 @@ class RunConfig(Section):
         return self
 
 
-AnyRunConfig = RunConfig | ConceptRunConfig | InsightRunConfig
+AnyRunConfig = RunConfig | ConceptRunConfig | InsightRunConfig | AlignRunConfig
 """Configuration of any kind of run; its key ``job`` tells them apart, and of concepts whether there is ``encoder``."""
 
 
@@ -202,8 +203,10 @@ def parse_job(raw: Mapping[str, Any], source: str = "configuration") -> AnyRunCo
     """Validate a mapping as the kind of run that its key ``job`` names; without one, as a classifier's."""
     if raw.get("job") == "concepts":
         return parse_insight_config(raw, source) if "encoder" in raw else parse_concept_config(raw, source)
+    if raw.get("job") == "align":
+        return validated(AlignRunConfig, raw, source)
     if raw.get("job", "classify") != "classify":
-        raise ConfigError(f"{source}: job is {raw['job']!r}; it is classify or concepts")
+        raise ConfigError(f"{source}: job is {raw['job']!r}; it is classify, concepts or align")
     return parse_config(raw, source)
 
 

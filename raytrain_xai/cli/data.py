@@ -39,15 +39,16 @@ def data_group() -> None:
 @click.option("--images", "num_train", type=click.IntRange(min=8), help="Scenes: training images.  [default: 800]")
 @click.option("--image-size", "size", type=click.IntRange(32, 1024), help="Scenes: side in pixels.  [default: 128]")
 @click.option("--correlation", type=click.FloatRange(0, 1), help="scenes-birds: bird and ground.  [default: 0.95]")
+@click.option("--label-column", help="table: column with the class of an image.  [default: label]")
 @click.option("--unseen", is_flag=True, default=None, help="Scenes: test shows objects and grounds of its own.")
 def prepare_command(
     kind: str, places: tuple[str, ...], seed: int, workers: int | None, shard_rows: int, min_images: int | None,
-    skip_bad: bool, overwrite: bool, **scene_options: Option,
+    skip_bad: bool, overwrite: bool, **kind_options: Option,
 ) -> None:  # fmt: skip
     """Write a data set to DEST (folder or s3://), from the folder SRC that you have.
 
-    SRC is VOCdevkit, the COCO root, the Waterbirds folder, a folder of class folders, or a model's folder of flagged
-    images (feedback; s3:// as well); the scenes kinds need none.
+    SRC is VOCdevkit, the COCO root, the Waterbirds folder, a folder of class folders, a CSV table of images, or a
+    model's folder of flagged images (feedback; s3:// as well); the scenes kinds need none.
     An interrupted run continues when it is started again. Bad records are listed and left out; the exit code is
     then 2, unless --skip-bad is given.
     """
@@ -57,7 +58,7 @@ def prepare_command(
         raise ConfigError(f"expected [SRC] DEST, got {len(places)} places: {' '.join(places)}")
     src, dest = (None, *places)[-2:]
     assert dest is not None
-    given = {name: value for name, value in scene_options.items() if value is not None}
+    given = {name: value for name, value in kind_options.items() if value is not None}
     source = read_source(kind, src, seed, given)
     if min_images is not None:
         source = select_classes(source, min_images)

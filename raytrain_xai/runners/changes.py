@@ -9,7 +9,11 @@ from raytrain_xai.config import AnyRunConfig
 
 RESUMABLE = ("epochs", "workers", "resources", "tracking", "checkpoint")
 """Keys (and sections) that a resumed run may change: none of them alters what was trained so far."""
-RESUMABLE_OF = {"classify": ("data.num_loader_workers", "data.cache_decoded"), "concepts": ("parallel",)}
+RESUMABLE_OF = {
+    "classify": ("data.num_loader_workers", "data.cache_decoded"),
+    "concepts": ("parallel",),
+    "align": ("features",),
+}
 """The same, of one kind of run only."""
 
 

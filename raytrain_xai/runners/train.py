@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from raytrain_xai.align_config import AlignRunConfig
 from raytrain_xai.checkpoint import complete_steps, read_checkpoint_of
 from raytrain_xai.config import AnyRunConfig, RunConfig, job_with_overrides, parse_job
 from raytrain_xai.data.run_data import open_run_data
@@ -25,6 +26,7 @@ from raytrain_xai.run_folder import (
     storage_and_name,
     write_config,
 )
+from raytrain_xai.runners.align_job import plan_align
 from raytrain_xai.runners.changes import RESUMABLE, RESUMABLE_OF, changed_keys
 from raytrain_xai.runners.cluster import connected
 from raytrain_xai.runners.concept_job import plan_concepts
@@ -111,6 +113,8 @@ def _plan(config: AnyRunConfig, stored: Location | None) -> Job:
             teacher = read_checkpoint_of(stored, "last").state[TEACHER]
         info = check_run(config, is_new=is_new, teacher=teacher)
         return Job(config, partial(_train_classifier, info.fingerprint))
+    if isinstance(config, AlignRunConfig):
+        return plan_align(config)
     return plan_concepts(config, stored)
 
 
