@@ -23,9 +23,12 @@ from raytrain_xai.errors import CheckpointError
 from raytrain_xai.language.encoder import LanguageEncoder
 from raytrain_xai.language.prompts import FAMILIES, embed_terms
 from raytrain_xai.language.text_cache import TextCache
-from raytrain_xai.storage import Location, read_bytes, write_bytes
+from raytrain_xai.storage import Location, exists, read_bytes, write_bytes
 
 CORPUS = "corpus"
+PROBES = ("a dog", "two people and a car", "a bowl, a cup and several spoons", "grass")
+"""Texts whose vectors say whether a decoder and an encoder share a space."""
+
 _ABOUT, _TENSORS = "corpus.json", "corpus.safetensors"
 _TEXTS_AT_ONCE = 1024
 
@@ -37,10 +40,12 @@ class HeldBack:
     Attributes:
         vectors: (n, D) float32 of unit length, :func:`mean_direction` of the patches of each image.
         present: (n, C) bool, its categories.
+        known: (n, C) bool, categories that the data set of the image annotates at all.
     """
 
     vectors: Tensor
     present: Tensor
+    known: Tensor
 
 
 @dataclass(frozen=True)
@@ -49,7 +54,7 @@ class Corpus:
 
     Attributes:
         about: JSON values: ``words``, ``categories`` (C names in sentences), ``names`` (class of a data set -> name),
-            ``encoder`` (name and fingerprint).
+            ``encoder`` (name and fingerprint), ``probes`` (texts -> vectors, by which the space is known again).
         tokens: (S, L) int64, the sentence of each scene.
         sources: (S, F, D) float16 of unit length, vectors that stand for the scene; see :func:`scene_vectors`.
         held: ``val`` and ``test``, those there are.
@@ -70,6 +75,11 @@ def text_vectors(encoder: LanguageEncoder, texts: Sequence[str]) -> Tensor:
     """(M, D) float32 of unit length: vectors of texts as patches are compared with them, ``text_mean`` taken off."""
     parts = [encoder.text(texts[start : start + _TEXTS_AT_ONCE]) for start in range(0, len(texts), _TEXTS_AT_ONCE)]
     return functional.normalize(torch.cat(parts) - encoder.text_mean, dim=1)
+
+
+def probe_vectors(encoder: LanguageEncoder) -> dict[str, list[float]]:
+    """Vectors of :data:`PROBES`, as JSON."""
+    return dict(zip(PROBES, text_vectors(encoder, PROBES).tolist(), strict=True))
 
 
 def mean_direction(patches: Tensor) -> Tensor:
@@ -125,10 +135,15 @@ def write_corpus(run: Location, corpus: Corpus) -> None:
     """Put a corpus into the folder of a run."""
     tensors = {"tokens": corpus.tokens, "sources": corpus.sources}
     for split, held in corpus.held.items():
-        tensors |= {f"{split}/vectors": held.vectors, f"{split}/present": held.present}
+        tensors |= {f"{split}/{name}": value for name, value in vars(held).items()}
     payload = safetensors.torch.save({name: value.cpu().contiguous() for name, value in tensors.items()})
     write_bytes(run.child(CORPUS, _TENSORS), payload)
     write_bytes(run.child(CORPUS, _ABOUT), json.dumps(corpus.about, indent=1).encode())
+
+
+def has_corpus(run: Location) -> bool:
+    """Whether :func:`write_corpus` ended."""
+    return exists(run.child(CORPUS, _ABOUT))
 
 
 def read_corpus(run: Location) -> Corpus:
@@ -143,7 +158,10 @@ def read_corpus(run: Location) -> Corpus:
         tensors = safetensors.torch.load(read_bytes(at.child(_TENSORS)))
         about = json.loads(read_bytes(at.child(_ABOUT)))
         splits = sorted({name.partition("/")[0] for name in tensors if "/" in name})
-        held = {split: HeldBack(tensors[f"{split}/vectors"], tensors[f"{split}/present"]) for split in splits}
+        held = {
+            split: HeldBack(*(tensors[f"{split}/{name}"] for name in ("vectors", "present", "known")))
+            for split in splits
+        }
         return Corpus(about, tensors["tokens"], tensors["sources"], held)
     except (SafetensorError, ValueError, KeyError) as error:
         raise CheckpointError(f"{at.uri} is damaged ({error}); delete {run.uri} and train again") from error

@@ -26,9 +26,6 @@ from raytrain_xai.run_folder import CONFIG, open_run, read_config
 from raytrain_xai.storage import exists, locate
 
 EMBEDDED = "embedded"
-PROBES = ("a dog", "two people and a car", "a bowl, a cup and several spoons", "grass")
-"""Texts whose vectors say whether a decoder and an encoder share a space."""
-
 _ASSET = "caption_decoder"
 _SAME = 0.999  # cosine of the vectors of a probe; half precision alone costs less than 1e-6
 
@@ -68,7 +65,7 @@ class TrainedDecoder:
     Attributes:
         network: in eval mode, without gradients of its weights.
         words: what it can say.
-        about: JSON values of its checkpoint: ``categories``, ``names``, ``encoder``.
+        about: JSON values, that of its :class:`~raytrain_xai.captioning.corpus.Corpus`.
         origin: where it was read from.
     """
 
@@ -106,9 +103,9 @@ class TrainedDecoder:
         return join_words(words)
 
 
-def decoder_state(shape: DecoderShape, about: Mapping[str, Any], probes: Tensor) -> dict[str, Any]:
-    """What a checkpoint says of a decoder beside its weights; ``probes`` (4, D) are the vectors of :data:`PROBES`."""
-    return {"shape": asdict(shape), "about": dict(about), "probes": probes.tolist()}
+def decoder_state(shape: DecoderShape, about: Mapping[str, Any]) -> dict[str, Any]:
+    """What a checkpoint says of a decoder beside its weights; ``about`` is that of its corpus."""
+    return {"shape": asdict(shape), "about": dict(about)}
 
 
 def load_decoder(text: str, encoder: LanguageEncoder) -> TrainedDecoder:
@@ -133,7 +130,7 @@ def load_decoder(text: str, encoder: LanguageEncoder) -> TrainedDecoder:
         checkpoint = read_checkpoint_of(at)
         weights, state = checkpoint.model, checkpoint.state["decoder"]
     decoder = restore_decoder(weights, state, text)
-    _check_space(decoder, torch.tensor(state["probes"]), encoder)
+    _check_space(decoder, encoder)
     decoder.network.to(encoder.device)
     return decoder
 
@@ -154,17 +151,17 @@ def restore_decoder(weights: Mapping[str, Tensor], state: Mapping[str, Any], ori
     return TrainedDecoder(network, words, state["about"], origin)
 
 
-def _check_space(decoder: TrainedDecoder, probes: Tensor, encoder: LanguageEncoder) -> None:
-    trained_on = decoder.about["encoder"]["name"]
+def _check_space(decoder: TrainedDecoder, encoder: LanguageEncoder) -> None:
+    trained_on, probes = decoder.about["encoder"]["name"], decoder.about["probes"]
     if decoder.dim != encoder.dim:
         raise ConfigError(
             f"the caption decoder {decoder.origin} reads vectors of {decoder.dim} dimensions (encoder {trained_on}), "
             f"{encoder.name} has {encoder.dim}; train one with `job: caption` and encoder: {encoder.name}"
         )
-    cosines = (text_vectors(encoder, PROBES).cpu() * probes).sum(dim=1)
+    cosines = (text_vectors(encoder, list(probes)).cpu() * torch.tensor(list(probes.values()))).sum(dim=1)
     if float(cosines.min()) < _SAME:
         raise ConfigError(
-            f"the caption decoder {decoder.origin} learned the space of {trained_on}, where {PROBES[0]!r} has another "
-            f"vector than with {encoder.name} (cosine {float(cosines[0]):.3f}); train one with `job: caption` and "
+            f"the caption decoder {decoder.origin} learned the space of {trained_on}, where the vectors of texts are "
+            f"not those of {encoder.name} (cosine {float(cosines.min()):.3f}); train one with `job: caption` and "
             f"encoder: {encoder.name}"
         )

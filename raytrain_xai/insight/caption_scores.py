@@ -64,9 +64,14 @@ def _named(words: tuple[str, ...], spoken: dict[tuple[str, ...], set[int]], long
     return named
 
 
-def mention_scores(named: Tensor, present: Tensor) -> MentionScores:
-    """Counts over all images (micro averages): named (B, C) bool against annotated (B, C) bool.
+def mention_scores(named: Tensor, present: Tensor, known: Tensor) -> MentionScores:
+    """Counts over all images (micro averages).
 
+    Args:
+        named: (B, C) bool, by the captions.
+        present: (B, C) bool, annotated.
+        known: (B, C) bool, categories of which the data set of an image says whether they are there; others are not
+            judged.
     Raises:
         ConfigError: shapes differ, or nothing is annotated.
     """
@@ -75,7 +80,7 @@ def mention_scores(named: Tensor, present: Tensor) -> MentionScores:
             f"expected annotated categories for {tuple(named.shape)} (images, categories), got {tuple(present.shape)} "
             f"with {int(present.sum())} in all; score captions on images with labels"
         )
-    hits, said, there = (named & present).sum(), named.sum(), present.sum()
+    hits, said, there = (named & present).sum(), (named & known).sum(), present.sum()
     annotated = present.any(dim=1)
     return MentionScores(
         precision=float(hits / said.clamp(min=1)),
