@@ -13,6 +13,7 @@ from typing import Any, Literal, Self
 from pydantic import Field, model_validator
 
 from raytrain_xai.align_config import AlignRunConfig
+from raytrain_xai.caption_config import CaptionRunConfig
 from raytrain_xai.concept_config import ConceptRunConfig
 from raytrain_xai.config_text import dump_config, overridden, read_yaml, validated
 from raytrain_xai.errors import ConfigError
@@ -170,7 +171,7 @@ class RunConfig(Section):
         return self
 
 
-AnyRunConfig = RunConfig | ConceptRunConfig | InsightRunConfig | AlignRunConfig
+AnyRunConfig = RunConfig | ConceptRunConfig | InsightRunConfig | AlignRunConfig | CaptionRunConfig
 """Configuration of any kind of run; its key ``job`` tells them apart, and of concepts whether there is ``encoder``."""
 
 
@@ -205,8 +206,10 @@ def parse_job(raw: Mapping[str, Any], source: str = "configuration") -> AnyRunCo
         return parse_insight_config(raw, source) if "encoder" in raw else parse_concept_config(raw, source)
     if raw.get("job") == "align":
         return validated(AlignRunConfig, raw, source)
+    if raw.get("job") == "caption":
+        return validated(CaptionRunConfig, raw, source)
     if raw.get("job", "classify") != "classify":
-        raise ConfigError(f"{source}: job is {raw['job']!r}; it is classify, concepts or align")
+        raise ConfigError(f"{source}: job is {raw['job']!r}; it is classify, concepts, align or caption")
     return parse_config(raw, source)
 
 

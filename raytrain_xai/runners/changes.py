@@ -13,6 +13,7 @@ RESUMABLE_OF = {
     "classify": ("data.num_loader_workers", "data.cache_decoded"),
     "concepts": ("parallel",),
     "align": ("features",),
+    "caption": (),
 }
 """The same, of one kind of run only."""
 

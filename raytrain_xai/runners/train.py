@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from raytrain_xai.align_config import AlignRunConfig
+from raytrain_xai.caption_config import CaptionRunConfig
 from raytrain_xai.checkpoint import complete_steps, read_checkpoint_of
 from raytrain_xai.config import AnyRunConfig, RunConfig, job_with_overrides, parse_job
 from raytrain_xai.data.run_data import open_run_data
@@ -27,6 +28,7 @@ from raytrain_xai.run_folder import (
     write_config,
 )
 from raytrain_xai.runners.align_job import plan_align
+from raytrain_xai.runners.caption_job import plan_captions
 from raytrain_xai.runners.changes import RESUMABLE, RESUMABLE_OF, changed_keys
 from raytrain_xai.runners.cluster import connected
 from raytrain_xai.runners.concept_job import plan_concepts
@@ -115,6 +117,8 @@ def _plan(config: AnyRunConfig, stored: Location | None) -> Job:
         return Job(config, partial(_train_classifier, info.fingerprint))
     if isinstance(config, AlignRunConfig):
         return plan_align(config)
+    if isinstance(config, CaptionRunConfig):
+        return plan_captions(config, stored)
     return plan_concepts(config, stored)
 
 
