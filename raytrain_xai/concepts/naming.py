@@ -4,7 +4,8 @@ The vector of a concept is what the decoder makes of a code. Which code is the v
 
 ============  =========================================================================================================
 ``weighted``  the mean code of the concept's strongest tokens, of which its family is kept: the concept itself and each
-              concept j that is active wherever it is strongly active, P(j|i) > 0.75, weighted by P(j|i)
+              concept j that it implies, weighted by P(j|i), which is above 0.75 in a family; see
+              :mod:`raytrain_xai.concepts.relations`
 ``family``    the same without the weights
 ``own``       of that code the concept alone
 ``row``       no code: the row of the dictionary, without the decoder bias
@@ -24,11 +25,10 @@ from torch import Tensor
 from torch.nn import functional
 
 from raytrain_xai.concepts.code import SparseCode
-from raytrain_xai.concepts.sparse_sums import SparseSums
+from raytrain_xai.concepts.relations import Implications
 from raytrain_xai.errors import ConfigError
 
 Variant = Literal["weighted", "family", "own", "row"]
-FAMILY_THRESHOLD = 0.75  # P(j|i) above which j belongs to the family of i
 GAIN = 1.33  # length of a code over the mean length of the mean codes, so that the decoder bias counts for less
 SCORES_AT_ONCE = 2**24  # cosines held at a time: 64 MiB of float32
 
@@ -67,7 +67,7 @@ def mean_codes(top: SparseCode) -> SparseCode:
 
 
 def concept_vectors(
-    dictionary: Tensor, bias: Tensor, codes: SparseCode, related: SparseSums, *, variant: Variant
+    dictionary: Tensor, bias: Tensor, codes: SparseCode, family: Implications, *, variant: Variant
 ) -> Tensor:
     """Unit vectors of the concepts in the space of the texts.
 
@@ -79,7 +79,7 @@ def concept_vectors(
         dictionary: (K, D).
         bias: (D,), of the decoder.
         codes: of :func:`mean_codes`, (K, m).
-        related: P(j|i) in [0, 1] with key i·K + j; pairs that are not there have 0.
+        family: the concepts j that each concept i implies, without itself.
         variant: see the table above.
     Returns:
         (K, D) float32; 0 for a concept without tokens, whatever the variant: what was never active has no name.
@@ -96,7 +96,7 @@ def concept_vectors(
     if variant == "row":
         return functional.normalize(dictionary.float(), dim=1) * is_alive[:, None]
     lengths = codes.values.norm(dim=1)
-    q = codes.values * _family_weights(codes, related, variant)
+    q = codes.values * _family_weights(codes, family, variant)
     length = GAIN * lengths.sum() / is_alive.sum().clamp(min=1)
     q = functional.normalize(q, dim=1) * length
     decoded = functional.embedding_bag(codes.indices, dictionary, per_sample_weights=q.to(dictionary.dtype), mode="sum")
@@ -184,7 +184,7 @@ def _check_width(vectors: Tensor, texts: Sequence[Tensor]) -> None:
             )
 
 
-def _family_weights(codes: SparseCode, related: SparseSums, variant: Variant) -> Tensor:
+def _family_weights(codes: SparseCode, family: Implications, variant: Variant) -> Tensor:
     """w_i of every place of the codes, (K, m) in [0, 1]."""
     num_concepts = codes.num_latents
     concept = torch.arange(num_concepts, device=codes.indices.device)[:, None]
@@ -193,16 +193,16 @@ def _family_weights(codes: SparseCode, related: SparseSums, variant: Variant) ->
         case "own":
             return is_self
         case "family" | "weighted":
-            share = _shares_at(codes.indices + concept * num_concepts, related).to(codes.values.dtype)
-            is_family = share > FAMILY_THRESHOLD
-            return torch.where(is_self > 0, is_self, is_family * (share if variant == "weighted" else 1))
+            share = _shares_at(codes.indices + concept * num_concepts, family).to(codes.values.dtype)
+            return torch.maximum(is_self, share if variant == "weighted" else (share > 0).to(share.dtype))
         case _:
             raise ConfigError(f"no variant {variant!r} of naming; there are weighted, family, own and row")
 
 
-def _shares_at(keys: Tensor, related: SparseSums) -> Tensor:
-    """What ``related`` holds at some keys, 0 where it holds nothing."""
-    if not len(related.keys):
+def _shares_at(keys: Tensor, family: Implications) -> Tensor:
+    """P(j|i) at keys i·K + j, 0 where i does not imply j."""
+    if not len(family.source):
         return torch.zeros(keys.shape, device=keys.device)
-    place = torch.searchsorted(related.keys, keys).clamp(max=len(related.keys) - 1)
-    return torch.where(related.keys[place] == keys, related.sums[place], 0)
+    known = family.source * family.num_latents + family.target
+    place = torch.searchsorted(known, keys).clamp(max=len(known) - 1)
+    return torch.where(known[place] == keys, family.weight[place], 0)

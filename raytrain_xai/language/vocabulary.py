@@ -10,10 +10,13 @@ from importlib.resources import files
 from pathlib import PurePosixPath
 
 from raytrain_xai.errors import ConfigError, DataError
+from raytrain_xai.language.terms import SHIPPED as TABLES
+from raytrain_xai.language.terms import read_terms
 from raytrain_xai.storage import locate, read_bytes
 
-SHIPPED = ("common", "coco", "voc", "imagenet")
-MAX_TERM_LENGTH = 80  # characters, as long as a name of a concept may be
+LISTS = ("common", "coco")
+SHIPPED = (*LISTS, *TABLES)
+MAX_LENGTH = 80  # characters of a term, as many as a name of a concept may have
 
 
 @dataclass(frozen=True)
@@ -35,8 +38,8 @@ def read_vocabulary(text: str) -> Vocabulary:
     """A shipped list by its name, or a file of one's own.
 
     Files are UTF-8 with one term a line; what follows ``#`` is a comment, empty lines and spaces around terms do not
-    count. ``common`` holds everyday English nouns, adjectives and verbs; ``coco`` and ``voc`` the categories of these
-    data sets written out; ``imagenet`` the names of its 1000 classes.
+    count. ``common`` holds everyday English nouns, adjectives and verbs; ``coco``, ``voc`` and ``imagenet`` the classes
+    of these data sets in their order, the latter two as :mod:`raytrain_xai.language.terms` writes them out.
 
     Args:
         text: ``common``, ``coco``, ``voc`` or ``imagenet``; or a file, local or s3://.
@@ -45,7 +48,9 @@ def read_vocabulary(text: str) -> Vocabulary:
             control characters.
         DataError: no such file, or it is not UTF-8.
     """
-    if text in SHIPPED:
+    if text in TABLES:
+        return _vocabulary(text, tuple(read_terms(text).values()))
+    if text in LISTS:
         content = (files("raytrain_xai.language") / "vocabularies" / f"{text}.txt").read_bytes()
         return parse_vocabulary(text, content, source=text)
     at = locate(text)
@@ -69,14 +74,17 @@ def parse_vocabulary(name: str, content: bytes, *, source: str) -> Vocabulary:
     if not numbered:
         raise ConfigError(f"vocabulary {source} holds no term; write one term a line")
     for number, term in numbered:
-        if len(term) > MAX_TERM_LENGTH or not term.isprintable():
+        if len(term) > MAX_LENGTH or not term.isprintable():
             raise ConfigError(
-                f"vocabulary {source}, line {number}: a term has at most {MAX_TERM_LENGTH} printable characters, "
-                f"got {term[:MAX_TERM_LENGTH]!r}"
+                f"vocabulary {source}, line {number}: a term has at most {MAX_LENGTH} printable characters, got "
+                f"{term[:MAX_LENGTH]!r}"
             )
     counts = Counter(term.casefold() for _, term in numbered)
     repeated = [f"{term!r} (line {number})" for number, term in numbered if counts[term.casefold()] > 1]
     if repeated:
         raise ConfigError(f"vocabulary {source} has terms more than once: {', '.join(repeated[:6])}; keep one of each")
-    terms = tuple(term for _, term in numbered)
+    return _vocabulary(name, tuple(term for _, term in numbered))
+
+
+def _vocabulary(name: str, terms: tuple[str, ...]) -> Vocabulary:
     return Vocabulary(name, terms, hashlib.sha256("\n".join(terms).encode()).hexdigest())

@@ -21,7 +21,7 @@ from raytrain_xai.concepts.naming import (
     nearest_terms,
     prefer_general,
 )
-from raytrain_xai.concepts.sparse_sums import SparseSums
+from raytrain_xai.concepts.relations import Implications
 from raytrain_xai.errors import ConfigError
 
 
@@ -41,9 +41,10 @@ def random_problem(seed: int) -> tuple[Tensor, Tensor, SparseCode, Tensor]:
     return dictionary, bias, SparseCode(values, indices, 20), shares.fill_diagonal_(1)
 
 
-def as_sums(shares: Tensor) -> SparseSums:
-    keys = shares.flatten().nonzero().flatten()
-    return SparseSums(keys, shares.flatten()[keys].double())
+def family_of(shares: Tensor) -> Implications:
+    """All pairs of different concepts above .75."""
+    source, target = (shares.clone().fill_diagonal_(0) > 0.75).nonzero().T
+    return Implications(source, target, shares[source, target].double(), len(shares))
 
 
 def plain_vectors(dictionary: Tensor, bias: Tensor, top: SparseCode, shares: Tensor, variant: str) -> Tensor:
@@ -83,7 +84,7 @@ def test_the_mean_code_counts_tokens_that_are_there() -> None:
 @pytest.mark.parametrize("seed", [0, 1])
 def test_vectors_equal_the_plain_formulation(variant: Variant, seed: int) -> None:
     dictionary, bias, top, shares = random_problem(seed)
-    found = concept_vectors(dictionary, bias, mean_codes(top), as_sums(shares), variant=variant)
+    found = concept_vectors(dictionary, bias, mean_codes(top), family_of(shares), variant=variant)
     torch.testing.assert_close(found, plain_vectors(dictionary, bias, top, shares, variant), atol=1e-6, rtol=0)
 
 
@@ -92,11 +93,10 @@ def test_weights_of_a_family_by_hand() -> None:
     values, indices = torch.tensor([[[3.0, 4.0]], [[0.0, 1.0]]]), torch.tensor([[[0, 1]], [[0, 1]]])
     codes = mean_codes(SparseCode(values, indices, 2))
     args = (torch.eye(2), torch.zeros(2), codes)
-    close = SparseSums(torch.tensor([1]), torch.tensor([0.8], dtype=torch.float64))  # P(1|0) = 0.8
-    far = SparseSums(torch.tensor([1]), torch.tensor([0.75], dtype=torch.float64))  # not above the threshold
+    close, none = family_of(torch.tensor([[1, 0.8], [0, 1]])), family_of(torch.eye(2))
     tangent = [
-        concept_vectors(*args, related, variant=variant)[0]
-        for variant, related in (("weighted", close), ("family", close), ("weighted", far), ("own", close))
+        concept_vectors(*args, family, variant=variant)[0]
+        for variant, family in (("weighted", close), ("family", close), ("weighted", none), ("own", close))
     ]
     assert [float(v[1] / v[0]) for v in tangent] == pytest.approx([3.2 / 3, 4 / 3, 0, 0])
 
@@ -104,15 +104,15 @@ def test_weights_of_a_family_by_hand() -> None:
 def test_the_bias_counts_against_the_typical_length() -> None:
     """Both codes have length 2, so q = 2.66 e_i; with a bias of 2.66 along the other row the vector lies between."""
     codes = mean_codes(SparseCode(torch.full((2, 1, 1), 2.0), torch.tensor([[[0]], [[1]]]), 2))
-    none = SparseSums(torch.empty(0, dtype=torch.int64), torch.empty(0, dtype=torch.float64))
-    found = concept_vectors(torch.eye(2), torch.tensor([0.0, 2 * GAIN]), codes, none, variant="own")
+    bias = torch.tensor([0.0, 2 * GAIN])
+    found = concept_vectors(torch.eye(2), bias, codes, family_of(torch.eye(2)), variant="own")
     torch.testing.assert_close(found, torch.tensor([[math.sqrt(0.5), math.sqrt(0.5)], [0.0, 1.0]]))
 
 
 def test_codes_of_another_dictionary_are_refused() -> None:
     _, _, top, shares = random_problem(0)
     with pytest.raises(ConfigError, match="dictionary of 20 concepts, this one has 19"):
-        concept_vectors(torch.eye(19), torch.zeros(19), mean_codes(top), as_sums(shares), variant="own")
+        concept_vectors(torch.eye(19), torch.zeros(19), mean_codes(top), family_of(shares), variant="own")
 
 
 @pytest.mark.parametrize("at_once", [1, 90, 2**24])

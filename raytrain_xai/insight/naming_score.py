@@ -1,0 +1,115 @@
+"""Whether names of concepts are right: a concept that is named after a class should be active on what has this class.
+
+Judged by the class masks of the images that a run was described on, at the middle of every patch. A name counts for a
+class when :func:`raytrain_xai.language.kinds.kind_of` says so; names of other things cannot be judged this way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from raytrain_xai.errors import ConfigError
+from raytrain_xai.insight.description import Description
+from raytrain_xai.language.kinds import kind_of
+
+MOST = 0.5  # part of the activation of a concept that makes it one of a class
+LEAST_POSITIONS = 20  # labelled positions at which a concept is active; fewer show no rule
+
+
+@dataclass(frozen=True)
+class JudgedName:
+    """A concept whose name is one for a class.
+
+    Attributes:
+        concept, name: the concept and what it is called.
+        label: the class that its name stands for.
+        inside: part of its activation at labelled positions that lies on this class, in [0, 1].
+        chance: part of all labelled positions that this class has.
+    """
+
+    concept: int
+    name: str
+    label: str
+    inside: float
+    chance: float
+
+    @property
+    def fits(self) -> bool:
+        """Whether most of the activation lies on the class."""
+        return self.inside >= MOST
+
+
+@dataclass(frozen=True)
+class NamingScore:
+    """How well names agree with class masks.
+
+    Attributes:
+        judged: names that stand for a class, in order of the concepts.
+        specific: concept -> class, of the concepts most of whose activation lies on one class (not the background).
+        named_so: those of ``specific`` whose name stands for this class.
+    """
+
+    judged: Sequence[JudgedName]
+    specific: Mapping[int, str]
+    named_so: frozenset[int]
+
+    @property
+    def fitting(self) -> float:
+        """Part of the judged names that fit; 0 without any."""
+        return sum(name.fits for name in self.judged) / max(1, len(self.judged))
+
+    @property
+    def inside(self) -> float:
+        """Mean part of the activation inside the class that the name stands for; 0 without any judged name."""
+        return sum(name.inside for name in self.judged) / max(1, len(self.judged))
+
+    @property
+    def found(self) -> float:
+        """Part of the class-specific concepts that are named so; 0 without any."""
+        return len(self.named_so) / max(1, len(self.specific))
+
+
+def score_names(names: Mapping[int, str], description: Description, classes: Sequence[str]) -> NamingScore:
+    """Judge the names of concepts by class masks.
+
+    Args:
+        names: concept -> name.
+        description: over images with masks.
+        classes: C class names, column c + 1 of the table of the description.
+    Raises:
+        ConfigError: no image had a mask.
+    """
+    total = int(description.class_positions.sum())
+    if not total or not classes:
+        raise ConfigError(
+            "names are judged by class masks, and no image of the description has one; use data with masks"
+        )
+    share = _shares(description, len(classes))
+    column = {kind_of(name): place for place, name in enumerate(classes, start=1)}
+    chance = (description.class_positions / total).tolist()
+    is_known = share.sum(dim=1) > 0
+    judged: list[JudgedName] = []
+    for concept, name in sorted(names.items()):
+        place = column.get(kind_of(name))
+        if place is not None and is_known[concept]:
+            judged.append(JudgedName(concept, name, classes[place - 1], float(share[concept, place]), chance[place]))
+    most, where = share.max(dim=1)
+    own = ((most >= MOST) & (where > 0)).nonzero().flatten().tolist()
+    specific = {concept: classes[int(where[concept]) - 1] for concept in own}
+    named_so = {concept for concept, label in specific.items() if kind_of(names.get(concept, "")) == kind_of(label)}
+    return NamingScore(judged, specific, frozenset(named_so))
+
+
+def _shares(description: Description, num_classes: int) -> Tensor:
+    """(K, C + 1) float64: part of a concept's activation at labelled positions on each class; 0 for rare concepts."""
+    concept, column = description.on_class.cells(num_classes + 1)
+    count, mass = description.on_class.sums.unbind(dim=1)
+    table = mass.new_zeros(2, description.seen.num_latents, num_classes + 1)
+    table[0, concept, column], table[1, concept, column] = count, mass
+    is_enough = table[0].sum(dim=1, keepdim=True) >= LEAST_POSITIONS
+    tiny = torch.finfo(table.dtype).tiny
+    return table[1] / table[1].sum(dim=1, keepdim=True).clamp(min=tiny) * is_enough
