@@ -9,13 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
+from typing import Protocol
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from raytrain_xai.errors import ConfigError
-from raytrain_xai.language.encoder import LanguageEncoder
 from raytrain_xai.language.text_cache import TextCache
 
 TEXTS_AT_ONCE = 1024  # handed to the text encoder in one call
@@ -102,6 +102,18 @@ FAMILIES: Mapping[str, tuple[str, ...]] = MappingProxyType({
 """Families of templates, each with one {}: name -> templates."""
 
 
+class TextSide(Protocol):
+    """What is needed of a :class:`raytrain_xai.language.encoder.LanguageEncoder` here."""
+
+    @property
+    def fingerprint(self) -> str: ...
+
+    @property
+    def text_mean(self) -> Tensor: ...
+
+    def text(self, texts: Sequence[str]) -> Tensor: ...
+
+
 def find_family(name: str) -> tuple[str, ...]:
     """Templates of a family.
 
@@ -114,7 +126,7 @@ def find_family(name: str) -> tuple[str, ...]:
 
 
 def embed_terms(
-    encoder: LanguageEncoder, terms: Sequence[str], templates: Sequence[str], *, cache: TextCache | None = None
+    encoder: TextSide, terms: Sequence[str], templates: Sequence[str], *, cache: TextCache | None = None
 ) -> Tensor:
     """One vector for each term: unit(unit(mean of the text vectors over the templates) - text_mean).
 
@@ -139,7 +151,7 @@ def embed_terms(
     return functional.normalize(vectors.to(mean.device) - mean, dim=1)
 
 
-def _encode(encoder: LanguageEncoder, terms: Sequence[str], templates: Sequence[str]) -> Tensor:
+def _encode(encoder: TextSide, terms: Sequence[str], templates: Sequence[str]) -> Tensor:
     """(M, D): unit mean of the unit text vectors of each term, ``text_mean`` not taken off."""
     step = max(1, TEXTS_AT_ONCE // len(templates))
     means = [
