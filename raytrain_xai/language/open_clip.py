@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -131,7 +132,10 @@ def _library() -> Any:
 def _plan_named(library: Any, arch: str, weights: str) -> _Plan:
     config = library.get_model_config(arch) if arch in library.list_models() else None
     if config is None:
-        raise ConfigError(f"OpenCLIP has no architecture {arch!r}; it has {', '.join(library.list_models())}")
+        close = get_close_matches(arch, library.list_models(), n=4, cutoff=0.4)
+        raise ConfigError(
+            f"OpenCLIP has no architecture {arch!r}; {' or '.join(close) or 'ViT-B-16'}? See open_clip.list_models()"
+        )
     tags = library.list_pretrained_tags_by_model(arch)
     is_tag = weights in tags
     if not is_tag and not (weights.lower().endswith(_ENDINGS) and exists(locate(weights))):
@@ -178,7 +182,8 @@ def _download(library: Any, stated: Mapping[str, Any], source: str) -> str:
         return str(library.download_pretrained(stated))
     except (OSError, RuntimeError) as error:
         raise CheckpointError(
-            f"cannot download {source}: {_short(error)}; fetch its weights on another machine and give ARCH=FILE"
+            f"cannot download {source}: {_short(error)}; fetch its weights on another machine and give ARCH=FILE "
+            "(HF_HUB_OFFLINE=1 looks into the cache of the hub only)"
         ) from error
 
 

