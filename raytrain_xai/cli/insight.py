@@ -4,7 +4,12 @@ from __future__ import annotations
 
 import click
 
+from raytrain_xai.cli.insight_describe import describe_command
+
 
 @click.group("insight")
 def insight_group() -> None:
     """Concepts of language-aligned encoders: describe, name, segment, classify, search, caption."""
+
+
+insight_group.add_command(describe_command)

@@ -3,8 +3,8 @@
     C_ij = Σ_n a_in a_jn,  D_ij = Σ_n z_in a_in a_jn,  a_in = [z_in > .001]
 
 over positions n (Insight / CFM, 2026). Where ten of thousands of latents are active, the dense product makes millions
-of zeros for each pair that occurs: here the at most k (k - 1) / 2 pairs of every position are added up, so that the time
-grows with the pairs, and the memory with the cells that occur, never with the number of positions.
+of zeros for each pair that occurs: here the at most k (k - 1) / 2 pairs of every position are added up, so that time
+grows with the pairs, and memory with the cells that occur, never with the number of positions.
 
 Deviation: a value in (0, .001] counts for nothing, while the published D adds it to D_ij and not to D_ii. Codes with a
 threshold above .001 have no such values; without them, P_D = D_ij / D_ii cannot exceed 1.
@@ -102,34 +102,6 @@ def co_occurrence(code: SparseCode) -> CoOccurrence:
         mass=total,
         pairs=parts[0].merge(*parts[1:]) if len(parts) > 1 else parts[0],
     )
-
-
-class CoOccurrenceSums:
-    """Adds up blocks of positions as they come.
-
-    Parts are merged when those since the last merge have as many pairs as all before: every pair is sorted a
-    logarithmic number of times, and at most about twice the cells that occur are held.
-    """
-
-    def __init__(self) -> None:
-        self._parts: list[CoOccurrence] = []
-        self._new = 0
-
-    def add(self, code: SparseCode) -> None:
-        """One more block of positions: code (..., k)."""
-        part = co_occurrence(code)
-        self._parts.append(part)
-        self._new += len(part.pairs.keys)
-        if self._new > max(_PAIRS_AT_ONCE, len(self._parts[0].pairs.keys)):
-            self.total()
-
-    def total(self) -> CoOccurrence:
-        """All blocks so far; there was at least one."""
-        assert self._parts, "no block was added"
-        if len(self._parts) > 1:
-            self._parts = [self._parts[0].merge(*self._parts[1:])]
-        self._new = 0
-        return self._parts[0]
 
 
 def _pair_sums(values: Tensor, indices: Tensor, active: Tensor, num_latents: int) -> Iterator[SparseSums]:

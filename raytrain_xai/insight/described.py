@@ -101,6 +101,7 @@ class Described:
         at: its folder.
         subject: what it is of.
         classes: names of the classes of masks.
+        group_sizes: latents of each Matryoshka group, their sum is K.
         sums: over all images.
         relations: parents and synonyms.
     """
@@ -108,8 +109,15 @@ class Described:
     at: Location
     subject: DescribedSubject
     classes: tuple[str, ...]
+    group_sizes: tuple[int, ...]
     sums: Description
     relations: Relations
+
+    @property
+    def groups(self) -> Tensor:
+        """(K,) int64, Matryoshka group of each concept."""
+        sizes = torch.tensor(self.group_sizes)
+        return torch.arange(len(sizes)).repeat_interleave(sizes)
 
     def pictures(self) -> pa.Table:
         """Rows of ``pictures.parquet``."""
@@ -145,8 +153,8 @@ def read_described(run: Location) -> Described:
         tensors = load(read_bytes(at.child(SUMS)))
         rule = RelationRule(**raw["rule"])
         return Described(
-            at, _subject(raw["subject"]), tuple(raw["classes"]), Description.from_tensors(tensors),
-            Relations.from_tensors(tensors, rule),
+            at, _subject(raw["subject"]), tuple(raw["classes"]), tuple(raw["group_sizes"]),
+            Description.from_tensors(tensors), Relations.from_tensors(tensors, rule),
         )  # fmt: skip
     except (ValueError, KeyError, TypeError) as error:
         raise _damaged(at.child(SUMS)) from error
@@ -199,6 +207,7 @@ def write_described(described: Described) -> None:
         "format_version": FORMAT_VERSION,
         "subject": asdict(described.subject),
         "classes": described.classes,
+        "group_sizes": described.group_sizes,
         "rule": asdict(relations.rule),
         "totals": totals(relations),
     }

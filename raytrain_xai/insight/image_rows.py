@@ -69,7 +69,7 @@ class ImageRows:
             yield own.tolist(), self._batches[number][full_plan(own - self._starts[number])]
 
     def masks(self, row: int, batch: Batch) -> Tensor | None:
-        """Masks of a batch of :meth:`read` that begins with ``row``, in the numbers of :attr:`classes`; None without."""
+        """Masks of a batch of :meth:`read` that begins with ``row``, as :attr:`classes` count; None without."""
         if batch.masks is None:
             return None
         column = self._columns[int(np.searchsorted(self._starts, row, side="right")) - 1]
