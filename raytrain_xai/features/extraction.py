@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -19,6 +20,26 @@ from raytrain_xai.data.sampling import full_plan
 from raytrain_xai.errors import DataError
 from raytrain_xai.features.plan import seen_images
 from raytrain_xai.models.network import Network
+
+
+class VectorExtraction(Protocol):
+    """What turns images of a split into vectors, whatever sees them."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where the vectors are."""
+        ...
+
+    @property
+    def shard_rows(self) -> list[int]:
+        """Images in each stored shard of the split, in order."""
+        ...
+
+    def vectors(
+        self, rows: np.ndarray, counts: Mapping[str, int | None], *, seed: int, epoch: int
+    ) -> Iterator[dict[str, Tensor]]:
+        """See :meth:`Extraction.vectors`."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -39,6 +60,16 @@ class Extraction:
     batch_size: int
     num_loader_workers: int
 
+    @property
+    def device(self) -> torch.device:
+        """That of the network."""
+        return next(self.network.net.parameters()).device
+
+    @property
+    def shard_rows(self) -> list[int]:
+        """See :class:`VectorExtraction`."""
+        return [shard.rows for shard in self.images.stored.shards]
+
     def vectors(
         self, rows: np.ndarray, counts: Mapping[str, int | None], *, seed: int, epoch: int
     ) -> Iterator[dict[str, Tensor]]:
@@ -51,7 +82,7 @@ class Extraction:
         Raises:
             DataError: an image cannot be decoded, or its features are not finite.
         """
-        device = next(self.network.net.parameters()).device
+        device = self.device
         plans = [full_plan(rows[start : start + self.batch_size]) for start in range(0, len(rows), self.batch_size)]
         for batch in Batches(self.images, plans, self.num_loader_workers):
             images, index = batch.images.to(device, non_blocking=True), batch.index.to(device, non_blocking=True)

@@ -20,7 +20,7 @@ from raytrain_xai.models.network import Network
 
 IMAGES_PER_SHARD = 512  # by the published number of positions a shard has 38 MB whatever the layer
 
-_SEED = 512  # of exported positions, as published; not that of a run, so that runs share a store
+STORE_SEED = 512  # of exported positions, as published; not that of a run, so that runs share a store
 _ORDER = 5  # tag of this random stream
 
 
@@ -70,7 +70,7 @@ def plan_features(config: ConceptRunConfig, adopted: AdoptedNetwork, tap: str) -
         size=(height, width),
         per_image=positions_per_image(dim, height * width, config.features.per_image),
         sampling=config.features.sampling,
-        seed=_SEED,
+        seed=STORE_SEED,
         network_name=adopted.network.name,
         network=network_fingerprint(adopted.network),
         data=info.fingerprint,

@@ -1,4 +1,4 @@
-"""Vectors without a disk: the frozen network fills a reservoir, from which batches are drawn at random.
+"""Vectors without a disk: the frozen network or encoder fills a reservoir, from which batches are drawn at random.
 
 An epoch sees the images in a new order and draws new positions of each. The order is cut into *lanes*, of which every
 batch takes an equal number of vectors; workers own lanes and run the network on the images of their own lanes only. The
@@ -20,12 +20,12 @@ import torch
 from torch import Tensor
 
 from raytrain_xai.concept_config import ConceptRunConfig
-from raytrain_xai.concept_runs.network import AdoptedNetwork
-from raytrain_xai.concepts.positions import positions_per_image
+from raytrain_xai.data.feature_store import FeaturePlan
 from raytrain_xai.draws import uniform
 from raytrain_xai.errors import ConfigError
-from raytrain_xai.features.extraction import open_extraction
-from raytrain_xai.features.plan import image_order, tap_shape
+from raytrain_xai.features.extraction import VectorExtraction
+from raytrain_xai.features.plan import image_order
+from raytrain_xai.insight_config import InsightRunConfig
 
 _LANES = 960  # 2^6 · 3 · 5: what most batch sizes and numbers of workers divide
 _LEAST_PER_LANE = 16  # images of an epoch; the rest of a division is left out, at most 1/16 of the images
@@ -34,29 +34,31 @@ _SHUFFLE = 0xE5E  # tag of this stream of random numbers
 
 
 class ReservoirVectors:
-    """A :class:`~raytrain_xai.features.source.VectorSource` fed by the network."""
+    """A :class:`~raytrain_xai.features.source.VectorSource` fed by what sees the images."""
 
-    def __init__(self, config: ConceptRunConfig, adopted: AdoptedNetwork, *, rank: int, world_size: int) -> None:
+    def __init__(
+        self, config: ConceptRunConfig | InsightRunConfig, plan: FeaturePlan, extraction: VectorExtraction, *,
+        rank: int, world_size: int,
+    ) -> None:  # fmt: skip
         """
         Args:
-            config: layer, features, batch_size, seed and evaluation.batch_size are used.
-            adopted: network on the device of this worker.
+            config: features.reservoir, batch_size and seed are used.
+            plan: which vectors; its seed is that of stores and not used.
+            extraction: on the device of this worker.
             rank, world_size: of this worker.
         Raises:
-            ConfigError: no such tap, less than one batch in an epoch, or a number of workers that lanes do not divide
-                into.
+            ConfigError: less than one batch in an epoch, or a number of workers that lanes do not divide into.
             DataError: the images cannot be read.
         """
-        self._extraction = open_extraction(config, adopted)
-        stored = self._extraction.images.stored
-        dim, height, width = tap_shape(adopted.network, config.layer, self._extraction.images.image_size)
-        self._tap, self._dim, self._seed = config.layer, dim, config.seed
-        self._per_image = positions_per_image(dim, height * width, config.features.per_image)
-        self._count = None if self._per_image == height * width else self._per_image
-        self._lanes = _num_lanes(config.batch_size, len(stored))
+        self._extraction = extraction
+        self._tap, self._dim, self._seed = plan.tap, plan.dim, config.seed
+        self._per_image = plan.per_image
+        self._count = None if plan.keeps_all else plan.per_image
+        self._shard_rows = extraction.shard_rows
+        num_images = sum(self._shard_rows)
+        self._lanes = _num_lanes(config.batch_size, num_images)
         self._own = _own_lanes(self._lanes, rank, world_size)
-        self._shard_rows = [shard.rows for shard in stored.shards]
-        self._lane_images = len(stored) // self._lanes
+        self._lane_images = num_images // self._lanes
         self._fill_images = max(1, config.features.reservoir // (self._per_image * self._lanes))
         self._batch_size = config.batch_size
         if self.num_vectors < self._batch_size:
@@ -127,16 +129,16 @@ class ReservoirVectors:
 
     @property
     def _device(self) -> torch.device:
-        return next(self._extraction.network.net.parameters()).device
+        return self._extraction.device
 
 
-def check_workers(config: ConceptRunConfig, num_images: int) -> None:
+def check_workers(config: ConceptRunConfig | InsightRunConfig, num_images: int) -> None:
     """Check, before anything starts, that a run without a store can share its vectors out.
 
     Raises:
         ConfigError: lanes do not divide among the workers.
     """
-    if config.parallel == "data":
+    if isinstance(config, InsightRunConfig) or config.parallel == "data":
         _own_lanes(_num_lanes(config.batch_size, num_images), 0, max(config.workers, 1))
 
 

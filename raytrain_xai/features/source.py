@@ -1,4 +1,4 @@
-"""Vectors for the training of a concept layer: from exported shards, or straight from the frozen network."""
+"""Vectors for the training of concepts: from exported shards, or straight from the frozen network or encoder."""
 
 from __future__ import annotations
 
@@ -14,10 +14,12 @@ from torch import Tensor
 from raytrain_xai.concept_config import ConceptRunConfig
 from raytrain_xai.concept_runs.network import AdoptedNetwork
 from raytrain_xai.data.feature_shards import FeatureStore, Segment
-from raytrain_xai.data.feature_store import check_plan
+from raytrain_xai.data.feature_store import FeaturePlan, check_plan
 from raytrain_xai.errors import ConfigError
+from raytrain_xai.features.extraction import VectorExtraction, open_extraction
 from raytrain_xai.features.plan import plan_features
 from raytrain_xai.features.reservoir import ReservoirVectors
+from raytrain_xai.insight_config import InsightRunConfig
 from raytrain_xai.storage import locate
 
 _BLOCK_SHARE = 64  # a batch mixes rows from this many places, or more
@@ -71,10 +73,24 @@ def open_vectors(
         DataError: the store is missing, unfinished, damaged, or holds features of another network, tap or data set.
         ConfigError: no such tap, or less than one batch in an epoch.
     """
+    plan = plan_features(config, adopted, config.layer)
+    return planned_vectors(
+        config, plan, lambda: open_extraction(config, adopted), rank=rank, world_size=world_size, device=device
+    )
+
+
+def planned_vectors(
+    config: ConceptRunConfig | InsightRunConfig, plan: FeaturePlan, extract: Callable[[], VectorExtraction], *,
+    rank: int, world_size: int, device: torch.device,
+) -> VectorSource:  # fmt: skip
+    """The vectors of a plan, from the store of ``config.features`` or, without one, from what ``extract`` opens.
+
+    Args and raises as :func:`open_vectors`.
+    """
     if config.features.store is None:
-        return ReservoirVectors(config, adopted, rank=rank, world_size=world_size)
-    store = FeatureStore(locate(config.features.store).child(config.layer))
-    check_plan(store.at, store.manifest.plan, plan_features(config, adopted, config.layer))
+        return ReservoirVectors(config, plan, extract(), rank=rank, world_size=world_size)
+    store = FeatureStore(locate(config.features.store).child(plan.tap))
+    check_plan(store.at, store.manifest.plan, plan)
     return StoredVectors(
         store, batch_size=config.batch_size, seed=config.seed, rank=rank, world_size=world_size, device=device
     )
