@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from raytrain_xai.align.pooling import TEMPERATURE
+from raytrain_xai.align.pooling import TEMPERATURE, attention_scores
 from raytrain_xai.errors import ConfigError
 from raytrain_xai.insight.contributions import Contributions, PatchView, attribute, pool_code
 from raytrain_xai.insight.model import InsightModel
@@ -62,7 +62,7 @@ def classify(
     view = see_concepts(model)(resized(images.to(encoder.device), (side, side)))
     texts = label_vectors.to(encoder.device)
     cosines = view.cosines(texts)
-    scores = pooled_scores(cosines, sharpness)
+    scores = attention_scores(cosines.unflatten(2, view.size), sharpness)
     chosen = scores.topk(min(top, len(texts)), dim=1).indices
     own = cosines.gather(1, chosen[..., None].expand(-1, -1, cosines.shape[2]))
     return Classification(
@@ -72,11 +72,6 @@ def classify(
         _attribute(model, view, own, texts[chosen], sharpness),
         own.unflatten(2, view.size),
     )
-
-
-def pooled_scores(cosines: Tensor, sharpness: float = TEMPERATURE) -> Tensor:
-    """Cosines (B, C, P) -> scores of the images (B, C), as :func:`~raytrain_xai.align.pooling.attention_scores`."""
-    return ((sharpness * cosines).softmax(dim=2) * cosines).sum(dim=2)
 
 
 def _attribute(model: InsightModel, view: PatchView, own: Tensor, texts: Tensor, sharpness: float) -> Contributions:
