@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from raytrain_xai.cli.insight_describe import describe_command
+from raytrain_xai.cli.insight_name import name_command
 
 
 @click.group("insight")
@@ -13,3 +14,4 @@ def insight_group() -> None:
 
 
 insight_group.add_command(describe_command)
+insight_group.add_command(name_command)

@@ -203,6 +203,6 @@ def _shares_at(keys: Tensor, family: Implications) -> Tensor:
     """P(j|i) at keys i·K + j, 0 where i does not imply j."""
     if not len(family.source):
         return torch.zeros(keys.shape, device=keys.device)
-    known = family.source * family.num_latents + family.target
+    known = (family.source * family.num_latents + family.target).to(keys.device)
     place = torch.searchsorted(known, keys).clamp(max=len(known) - 1)
-    return torch.where(known[place] == keys, family.weight[place], 0)
+    return torch.where(known[place] == keys, family.weight.to(keys.device)[place], 0)

@@ -22,7 +22,7 @@ from raytrain_xai.concepts.naming import (
 )
 from raytrain_xai.concepts.relations import FAMILY, implications
 from raytrain_xai.errors import ConfigError
-from raytrain_xai.insight.description import Description
+from raytrain_xai.insight.described import Described, description_of
 from raytrain_xai.insight.model import InsightModel
 from raytrain_xai.language.prompts import embed_terms, find_family
 from raytrain_xai.language.text_cache import TextCache
@@ -77,31 +77,39 @@ class Naming:
     names: Mapping[int, tuple[str, float]]
 
 
+@torch.no_grad()
 def name_concepts(
-    model: InsightModel, description: Description, top: SparseCode, vocabularies: Sequence[Vocabulary], *,
+    model: InsightModel, described: Described, top: SparseCode, vocabularies: Sequence[Vocabulary], *,
     rule: NamingRule, cache: TextCache | None = None,
 ) -> Naming:  # fmt: skip
     """Name every concept that was ever active.
 
     Args:
         model: encoder and concepts.
-        description: of the pass over images that found the strongest tokens.
-        top: (K, T, k), codes of these tokens.
+        described: what is known of them from images.
+        top: (K, T, k), codes of the strongest tokens of each.
         vocabularies: one or more; a term of several counts once for the name.
         rule: how.
         cache: of text vectors.
     Raises:
-        ConfigError: no vocabulary, two of one name, or a description of a dictionary of another size.
+        ConfigError: no vocabulary, two of one name, or a description of another checkpoint.
     """
+    if described.subject.fingerprint != model.fingerprint:
+        raise ConfigError(
+            f"{model.origin} was described with another checkpoint or encoder; describe it again, with the checkpoint "
+            "that is to be named"
+        )
     names = [vocabulary.name for vocabulary in vocabularies]
     if not vocabularies or len(set(names)) < len(names):
         raise ConfigError(f"expected one or more vocabularies of different names, got {names}; rename one of the files")
     sae = model.sae
-    family = implications(description.seen, FAMILY)
-    vectors = concept_vectors(sae.dictionary, sae.decoder_bias, mean_codes(top), family, variant=rule.variant)
+    seen, device = described.sums.seen, model.encoder.device
+    codes = mean_codes(SparseCode(top.values.to(device), top.indices.to(device), top.num_latents))
+    family = implications(seen, FAMILY)
+    vectors = concept_vectors(sae.dictionary, sae.decoder_bias, codes, family, variant=rule.variant)
     texts = {vocabulary.name: _texts(model, vocabulary, rule, cache) for vocabulary in vocabularies}
     found = [nearest_terms(vectors, texts[name], _COMPETING) for name in names]
-    chosen = _choose(vectors, [texts[name] for name in names], found, description.seen.frequency, rule.closeness)
+    chosen = _choose(vectors, [texts[name] for name in names], found, seen.frequency, rule.closeness)
     terms = [term for vocabulary in vocabularies for term in vocabulary.terms]
     alive = (vectors != 0).any(dim=1).nonzero().flatten().tolist()
     best = zip(chosen.terms[:, 0].tolist(), chosen.scores[:, 0].tolist(), strict=True)
@@ -114,14 +122,13 @@ def name_concepts(
     )
 
 
-def write_naming(run: Location, folder: Location, naming: Naming) -> None:
+def write_naming(run: Location, naming: Naming) -> None:
     """Propose the names for the concepts of a run, and keep all candidates beside its description.
 
     Names that people gave stay.
 
     Args:
         run: folder of the concept run.
-        folder: that of its description.
         naming: what was found.
     """
     content: dict[str, Any] = {
@@ -138,7 +145,7 @@ def write_naming(run: Location, folder: Location, naming: Naming) -> None:
             for concept, (name, score) in naming.names.items()
         },
     }  # fmt: skip
-    write_json(folder.child(NAMING), content)
+    write_json(description_of(run).child(NAMING), content)
     propose(run, {concept: name for concept, (name, _) in naming.names.items()})
 
 
