@@ -12,6 +12,8 @@ from starlette.concurrency import run_in_threadpool
 from raytrain_xai.errors import CheckpointError, ConfigError, DataError, NotFoundError
 from raytrain_xai.serving.engine import Job
 from raytrain_xai.serving.jobs import ImageAnswer, Question
+from raytrain_xai.serving.model_store import Served
+from raytrain_xai.serving.served_insight import ServedInsight
 from raytrain_xai.serving.served_model import ModelKey, ServedModel, split_key
 from serve.context import RequestContext
 from serve.intake import Seen
@@ -33,6 +35,31 @@ def draw_of(hashes: Sequence[str]) -> float:
 
 
 async def find_model(service: Service, address: str, draw: float = 0.0) -> ServedModel:
+    """The classifier of an address, loaded; see :func:`find_served`.
+
+    Raises:
+        ConfigError: it is an encoder, which has no classes.
+    """
+    served = await find_served(service, address, draw)
+    if isinstance(served, ServedInsight):
+        raise ConfigError(f"{served.key.name} has no classes: it compares images with words; ask it to segment")
+    return served
+
+
+async def find_insight(service: Service, address: str, draw: float = 0.0) -> ServedInsight:
+    """The encoder of an address, loaded; see :func:`find_served`.
+
+    Raises:
+        ConfigError: it is a classifier.
+    """
+    served = await find_served(service, address, draw)
+    if isinstance(served, ServedModel):
+        known = ", ".join(served.operations)
+        raise ConfigError(f"{served.key.name} knows its classes and no other words; it can be asked to {known}")
+    return served
+
+
+async def find_served(service: Service, address: str, draw: float = 0.0) -> Served:
     """The model of an address, loaded.
 
     Args:

@@ -17,6 +17,7 @@ from serve.routes_batch import batch_routes
 from serve.routes_concepts import concept_routes
 from serve.routes_flag import flag_routes
 from serve.routes_health import health_routes
+from serve.routes_insight import insight_routes
 from serve.routes_links import link_routes
 from serve.routes_models import model_routes
 from serve.routes_monitor import monitor_routes
@@ -34,6 +35,7 @@ _UNROUTED = {
 _ROUTES: tuple[Callable[[Service], APIRouter], ...] = (
     predict_routes,
     batch_routes,
+    insight_routes,
     model_routes,
     concept_routes,
     link_routes,

@@ -13,18 +13,20 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Any, overload
 
-from raytrain_xai.serving.engine import Job
+from raytrain_xai.serving.engine import AnyJob, Job, SegmentJob
+from raytrain_xai.serving.insight_jobs import ImageSegments
 from raytrain_xai.serving.jobs import ImageAnswer
 from serve.meter import Meter
 
-Answers = Sequence[ImageAnswer]
-RunJobs = Callable[[Sequence[Job]], Sequence[Answers | Exception]]
+Answers = Sequence[ImageAnswer] | Sequence[ImageSegments]
+RunJobs = Callable[[Sequence[AnyJob]], Sequence[Answers | Exception]]
 
 
 @dataclass(frozen=True, eq=False)
 class _Waiting:
-    job: Job
+    job: AnyJob
     answers: asyncio.Future[Answers]
 
 
@@ -46,7 +48,13 @@ class BatchQueue:
         self._waiting: deque[_Waiting] = deque()
         self._worker: asyncio.Task[None] | None = None
 
-    async def __call__(self, job: Job) -> Answers:
+    @overload
+    async def __call__(self, job: Job) -> Sequence[ImageAnswer]: ...
+
+    @overload
+    async def __call__(self, job: SegmentJob) -> Sequence[ImageSegments]: ...
+
+    async def __call__(self, job: AnyJob) -> Sequence[Any]:
         """Answers of a job, one per image; a caller that is cancelled meanwhile takes its place in the queue along.
 
         Raises:

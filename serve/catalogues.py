@@ -9,7 +9,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from raytrain_xai.errors import CheckpointError, ConfigError, DataError, NotFoundError
-from raytrain_xai.serving.catalogue_view import CatalogueView, open_views
+from raytrain_xai.serving.catalogue_view import open_views
+from raytrain_xai.serving.concept_view import ConceptView
 from raytrain_xai.serving.model_store import ModelStore
 from raytrain_xai.serving.served_model import ModelKey, split_key
 from serve.problems import ProblemError
@@ -22,9 +23,9 @@ class ServedConcepts:
     """Concepts of a version of a model: layer -> concepts, the layer that is meant when none is named last."""
 
     key: ModelKey
-    views: Mapping[str, CatalogueView]
+    views: Mapping[str, ConceptView]
 
-    def view(self, layer: str | None) -> CatalogueView:
+    def view(self, layer: str | None) -> ConceptView:
         """Concepts of a layer, of the last one for None.
 
         Raises:
@@ -64,7 +65,7 @@ class Catalogues:
                 self._opened[key] = ServedConcepts(key, self._open(key))
             return self._opened[key]
 
-    def _open(self, key: ModelKey) -> Mapping[str, CatalogueView]:
+    def _open(self, key: ModelKey) -> Mapping[str, ConceptView]:
         address = self._models.address(key)
         try:
             return open_views([*address.also, address.run])

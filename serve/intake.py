@@ -13,8 +13,8 @@ from PIL import Image
 from torch import Tensor
 
 from raytrain_xai.errors import DataError
+from raytrain_xai.serving.model_store import Served
 from raytrain_xai.serving.pictures import open_picture, picture_of_array
-from raytrain_xai.serving.served_model import ServedModel
 from serve.inputs import Refused, Sent
 from serve.problems import ProblemError
 from serve.schemas import ImageInfo
@@ -79,7 +79,7 @@ class Intake:
         there = await asyncio.gather(*(fetched(sent) for sent in images))
         return await anyio.to_thread.run_sync(self._hashed, there, limiter=self._decoding)
 
-    async def prepare(self, model: ServedModel, images: Sequence[Opened | Refused]) -> list[Seen | Refused]:
+    async def prepare(self, model: Served, images: Sequence[Opened | Refused]) -> list[Seen | Refused]:
         """Decode and scale, one after the other, so that no more than one is in memory at full size."""
         return await anyio.to_thread.run_sync(_prepared, model, images, limiter=self._decoding)
 
@@ -118,15 +118,15 @@ def none_refused(images: Sequence[Usable | Refused]) -> list[Usable]:
     return usable
 
 
-def _prepared(model: ServedModel, images: Sequence[Opened | Refused]) -> list[Seen | Refused]:
+def _prepared(model: Served, images: Sequence[Opened | Refused]) -> list[Seen | Refused]:
     return [image if isinstance(image, Refused) else _seen(model, image) for image in images]
 
 
-def _seen(model: ServedModel, image: Opened) -> Seen | DataError:
+def _seen(model: Served, image: Opened) -> Seen | DataError:
     try:
         picture = image.open()
     except DataError as error:
         return error
     width, height = picture.size
-    info = ImageInfo(sha256=image.sha256, width=width, height=height, seen=model.explainer.seen(width, height))
+    info = ImageInfo(sha256=image.sha256, width=width, height=height, seen=model.seen(width, height))
     return Seen(model.prepare(picture), info)

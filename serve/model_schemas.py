@@ -17,6 +17,8 @@ class ConceptLayerInfo(Answer):
     named: int
     catalogue: bool
     """Whether statistics and example images are there."""
+    relations: bool = False
+    """Whether it is known which concepts are more general than others."""
 
 
 class VersionInfo(Answer):
@@ -45,6 +47,7 @@ class ModelInfo(ModelSummary):
     version: str
     """That the rest is about."""
     classes: list[str]
+    """Empty for an encoder, which takes words."""
     exclusive: bool
     """Probabilities are a softmax over the classes; otherwise each class has its own sigmoid."""
     architecture: str
@@ -56,7 +59,7 @@ class ModelInfo(ModelSummary):
     samples: int
     """Example images that GET .../samples/{number} shows."""
     operations: list[str]
-    """predict, explain and, with concepts, trace and intervene."""
+    """predict, explain and, with concepts, trace and intervene; of an encoder segment and search."""
     ready: bool = True
     """It was loaded to tell all this; where clients of KServe's version 1 look."""
 
@@ -74,6 +77,7 @@ class ConceptSummary(Answer):
     images: int | None
     """Images of the catalogue that show it; null without a catalogue, as everything below."""
     frequency: float | None
+    """Share of the images that show it; of the concept of an encoder, of the patches."""
     class_entropy: float | None
     spatial_size: float | None
     """Mean share of the pixels that hold 80 % of its map."""
@@ -118,6 +122,31 @@ class Partner(Answer):
     """Positions at which both are active, of the positions of either."""
 
 
+class Relative(Answer):
+    id: int
+    name: str
+    share: float
+    """P_D: of the activation of the more specific one, what lies where the more general one is active too."""
+    children: int
+    """Concepts just below it."""
+
+
+class Synonym(Answer):
+    id: int
+    name: str
+
+
+class ConceptRelatives(Answer):
+    """Concepts of an encoder by what they are active with."""
+
+    parents: list[Relative]
+    """More general ones, the surest first."""
+    children: list[Relative]
+    """More specific ones, the surest first."""
+    synonyms: list[Synonym]
+    """Each implies the other."""
+
+
 class Renaming(Answer):
     time: float
     """Seconds since 1970."""
@@ -130,6 +159,8 @@ class ConceptDetail(ConceptSummary):
     version: str
     examples: list[ConceptExample]
     partners: list[Partner]
+    relatives: ConceptRelatives | None
+    """null for concepts of a network, and for a run that was not described."""
     history: list[Renaming]
 
 

@@ -13,7 +13,7 @@ from urllib.parse import quote
 
 from fastapi import APIRouter, Query, Request, Response
 
-from raytrain_xai.serving.catalogue_view import CatalogueView, ConceptQuery, ConceptRow, Sort
+from raytrain_xai.serving.concept_view import ConceptQuery, ConceptRow, ConceptView, Relatives, Sort
 from raytrain_xai.serving.served_model import ModelKey
 from serve.catalogues import ServedConcepts, reading_stored
 from serve.context import answered_by
@@ -21,11 +21,14 @@ from serve.model_schemas import (
     ConceptDetail,
     ConceptExample,
     ConceptPage,
+    ConceptRelatives,
     ConceptSummary,
     NamedShare,
     Partner,
+    Relative,
     Rename,
     Renaming,
+    Synonym,
 )
 from serve.service import Service
 
@@ -52,16 +55,23 @@ def concept_routes(service: Service) -> APIRouter:
             Sort | None,
             Query(
                 description="contribution (to all answers, or to ``class``) and frequency: largest first; entropy: "
-                "most specific first; size: smallest first; without it contribution, or id where there is no catalogue."
+                "most specific first; size: smallest first; without it contribution (of an encoder, frequency), or id "
+                "where there is no catalogue."
             ),
         ] = None,
+        parent: Annotated[
+            int | None, Query(ge=0, description="Only concepts just below this one, of an encoder.")
+        ] = None,
+        roots: Annotated[
+            bool, Query(description="Only concepts with others below and none above them, of an encoder.")
+        ] = False,
         page: Annotated[int, Query(ge=1, le=1_000_000)] = 1,
         per_page: Annotated[int, Query(ge=1, le=200)] = _PAGE,
         layer: Layer = None,
     ) -> ConceptPage:
         served = _served(service, request, model)
         view = served.view(layer)
-        found = view.find(ConceptQuery(query, class_name, sort))
+        found = view.find(ConceptQuery(query, class_name, sort, parent, roots))
         shown = found[(page - 1) * per_page : page * per_page]
         return ConceptPage(
             model=served.key.name, version=served.key.version, layer=view.layer, total=len(found), page=page,
@@ -124,7 +134,7 @@ def _kept(request: Request, content: bytes, media_type: str) -> Response:
     return Response(content, media_type=media_type, headers=headers)
 
 
-def _detail(key: ModelKey, view: CatalogueView, concept: int) -> ConceptDetail:
+def _detail(key: ModelKey, view: ConceptView, concept: int) -> ConceptDetail:
     [row] = view.rows([concept])
     examples = [
         ConceptExample(
@@ -138,11 +148,12 @@ def _detail(key: ModelKey, view: CatalogueView, concept: int) -> ConceptDetail:
     return ConceptDetail(
         **_summary(key, view, row), model=key.name, version=key.version, examples=examples,
         partners=[Partner(id=k, name=view.name(k), overlap=overlap) for k, overlap in view.partners(concept)],
+        relatives=_relatives(view, view.relatives(concept)) if view.has_relations else None,
         history=[Renaming(time=c.time, before=c.before, after=c.after) for c in view.history(concept)],
     )  # fmt: skip
 
 
-def _summary(key: ModelKey, view: CatalogueView, row: ConceptRow) -> dict[str, Any]:
+def _summary(key: ModelKey, view: ConceptView, row: ConceptRow) -> dict[str, Any]:
     """Fields of :class:`ConceptSummary`."""
     unknown = dict.fromkeys(("images", "frequency", "class_entropy", "spatial_size", "mean_contribution", "always_on"))
     return {
@@ -153,9 +164,19 @@ def _summary(key: ModelKey, view: CatalogueView, row: ConceptRow) -> dict[str, A
     }  # fmt: skip
 
 
+def _relatives(view: ConceptView, found: Relatives) -> ConceptRelatives:
+    def listed(own: Mapping[int, float]) -> list[Relative]:
+        return [
+            Relative(id=k, name=view.name(k), share=share, children=found.num_children[k]) for k, share in own.items()
+        ]
+
+    synonyms = [Synonym(id=k, name=view.name(k)) for k in found.synonyms]
+    return ConceptRelatives(parents=listed(found.parents), children=listed(found.children), synonyms=synonyms)
+
+
 def _shares(values: Mapping[str, float]) -> list[NamedShare]:
     return [NamedShare(name=name, share=share) for name, share in values.items()]
 
 
-def _address(key: ModelKey, view: CatalogueView, concept: int, below: str) -> str:
+def _address(key: ModelKey, view: ConceptView, concept: int, below: str) -> str:
     return f"/v1/models/{key.name}@{key.version}/concepts/{concept}/{below}?layer={quote(view.layer, safe='')}"

@@ -9,7 +9,7 @@ from fastapi import APIRouter, Query, Request, Response
 
 from raytrain_xai.errors import NotFoundError
 from raytrain_xai.monitoring.drift import DriftReport, WindowDrift
-from raytrain_xai.serving.catalogue_view import CatalogueView
+from raytrain_xai.serving.concept_view import ConceptView
 from raytrain_xai.serving.model_store import ModelKey
 from serve.catalogues import reading_stored
 from serve.context import answered_by
@@ -59,7 +59,7 @@ def monitor_routes(service: Service) -> APIRouter:
     return router
 
 
-def _drift(key: ModelKey, view: CatalogueView, report: DriftReport, top: int) -> Drift:
+def _drift(key: ModelKey, view: ConceptView, report: DriftReport, top: int) -> Drift:
     return Drift(
         model=key.name, version=key.version, layer=view.layer, images=report.images, since=report.since,
         until=report.until, shifted=report.shifted, concepts=_concepts(view, report, top),
@@ -67,7 +67,7 @@ def _drift(key: ModelKey, view: CatalogueView, report: DriftReport, top: int) ->
     )  # fmt: skip
 
 
-def _concepts(view: CatalogueView, report: DriftReport, top: int) -> list[ConceptDrift]:
+def _concepts(view: ConceptView, report: DriftReport, top: int) -> list[ConceptDrift]:
     if report.stability is None:
         return []
     psi, concept = report.stability.psi.topk(min(top, len(report.stability.psi)))

@@ -6,15 +6,16 @@ There is no HTTP and no Ray in here; :mod:`serve.app` makes a service in a Ray S
 from __future__ import annotations
 
 import math
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Protocol
+from typing import Protocol, overload
 
 from anyio import CapacityLimiter
 
 from raytrain_xai.monitoring.monitor import DriftMonitor
-from raytrain_xai.serving.engine import Job
+from raytrain_xai.serving.engine import Job, SegmentJob
+from raytrain_xai.serving.insight_jobs import ImageSegments
 from raytrain_xai.serving.jobs import ImageAnswer
 from raytrain_xai.serving.model_store import ModelStore
 from serve.catalogues import Catalogues
@@ -54,6 +55,16 @@ class Observer(Protocol):
         ...
 
 
+class Infer(Protocol):
+    """Answers a job together with what else waits."""
+
+    @overload
+    async def __call__(self, job: Job) -> Sequence[ImageAnswer]: ...
+
+    @overload
+    async def __call__(self, job: SegmentJob) -> Sequence[ImageSegments]: ...
+
+
 @dataclass(frozen=True)
 class Service:
     """A replica, seen from its routes.
@@ -71,7 +82,7 @@ class Service:
 
     settings: ServeSettings
     models: ModelStore
-    infer: Callable[[Job], Awaitable[Sequence[ImageAnswer]]]
+    infer: Infer
     links: Links
     meter: Meter
     observers: tuple[Observer, ...] = ()

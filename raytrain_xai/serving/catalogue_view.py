@@ -7,8 +7,7 @@ nor the dictionary is loaded.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -18,70 +17,30 @@ from raytrain_xai.concept_runs.names import NameChange, rename
 from raytrain_xai.config import parse_concept_config
 from raytrain_xai.errors import ConfigError, NotFoundError
 from raytrain_xai.run_folder import open_run, read_config
-from raytrain_xai.serving.catalogue_columns import STATISTICS, CatalogueColumns, CatalogueSort
+from raytrain_xai.serving.catalogue_columns import STATISTICS, CatalogueColumns
+from raytrain_xai.serving.concept_view import (
+    UNRELATED,
+    ConceptQuery,
+    ConceptRow,
+    ConceptView,
+    ExampleRow,
+    Relatives,
+    by_name,
+    fitting,
+    named_by,
+)
+from raytrain_xai.serving.insight_view import InsightView
 from raytrain_xai.serving.live_names import LiveNames
 from raytrain_xai.storage import Location, exists
 
-Sort = CatalogueSort | Literal["name", "id"]
-NamedBy = Literal["user", "catalogue", "nobody"]
-
-
-@dataclass(frozen=True)
-class ConceptQuery:
-    """Which concepts are wanted, in which order.
-
-    Attributes:
-        text: part of the name or number, upper and lower case alike; empty for all.
-        class_name: only concepts that this class is among the most of; with ``contribution``, ordered by their sum of
-            contributions to it.
-        sort: ``contribution``: sum over the answers of the catalogue, largest first; ``frequency``: share of images,
-            largest first; ``entropy``: most specific first; ``size``: smallest first; ``name``: alphabetical, those
-            without last; ``id``. None: contribution, or id where there is no catalogue.
-    """
-
-    text: str = ""
-    class_name: str | None = None
-    sort: Sort | None = None
-
-
-@dataclass(frozen=True)
-class ConceptRow:
-    """A concept; see :data:`raytrain_xai.concept_runs.catalogue_columns.SCHEMAS` for the statistics.
-
-    Attributes:
-        labels: of the images that show it -> share of its activation, largest first.
-        classes: that it contributes most to -> signed share of what it contributes to these.
-        examples: images that show it, kept in the catalogue.
-        statistics: ``images``, ``frequency``, ``class_entropy``, ``spatial_size``, ``mean_contribution``,
-            ``always_on``; None where unknown, empty without a catalogue.
-    """
-
-    id: int
-    name: str
-    named_by: NamedBy
-    labels: Mapping[str, float]
-    classes: Mapping[str, float]
-    examples: int
-    statistics: Mapping[str, Any]
-
-
-@dataclass(frozen=True)
-class ExampleRow:
-    """An image that shows a concept: S, contribution to the class the model saw in it, its labels, that class."""
-
-    activation: float
-    contribution: float | None
-    labels: tuple[str, ...]
-    answer: str | None
-
 
 class CatalogueView:
-    """The concepts of one concept run; safe for threads.
+    """The concepts of a layer of a network; a :class:`~raytrain_xai.serving.concept_view.ConceptView`.
 
     Args:
         at: folder of the run.
     Raises:
-        ConfigError: not a concept run.
+        ConfigError: not a concept run of a network.
         CheckpointError, DataError: names or catalogue are damaged or cannot be read.
     """
 
@@ -101,6 +60,11 @@ class CatalogueView:
         return self._columns is not None
 
     @property
+    def has_relations(self) -> bool:
+        """Never: contributions to classes order these concepts."""
+        return False
+
+    @property
     def num_images(self) -> int:
         """Different images that examples show; 0 without a catalogue."""
         return 0 if self._columns is None else self._columns.images.num_rows
@@ -112,20 +76,23 @@ class CatalogueView:
             ConfigError: no such class, or without a catalogue what only that knows.
         """
         columns = self._columns
+        if query.parent is not None or query.roots:
+            raise ConfigError(
+                f"{self.layer} has concepts of a network, none is above another; leave parent and roots out"
+            )
         if columns is None and (query.class_name is not None or query.sort not in (None, "name", "id")):
             raise ConfigError(
                 f"{self.layer} has no catalogue: its concepts have no classes and sort by name or id only"
             )
         names = self.names.book().names
-        wanted = query.text.casefold()
-        found = [k for k in range(self.num_concepts) if not wanted or wanted in f"{names.get(k, '')} {k}".casefold()]
+        found = fitting(names, self.num_concepts, query.text)
         sums: Mapping[int, float] = {}
         if columns is not None and query.class_name is not None:
             sums = columns.class_sums(query.class_name)
             found = [k for k in found if k in sums]
         sort = query.sort or ("id" if columns is None else "contribution")
         if sort == "name":
-            return sorted(found, key=lambda k: (k not in names, names.get(k, "").casefold(), k))
+            return by_name(found, names)
         if columns is None or sort == "id":
             return found
         chosen = np.array(found, dtype=np.int64)
@@ -148,7 +115,6 @@ class CatalogueView:
 
     def _row(self, concept: int, stored: Mapping[str, Any]) -> ConceptRow:
         book, columns = self.names.book(), self._columns
-        by: NamedBy = "user" if concept in book.given else "catalogue" if concept in book.proposed else "nobody"
         labels: Mapping[str, float] = {}
         classes: Mapping[str, float] = {}
         if columns is not None:
@@ -156,7 +122,7 @@ class CatalogueView:
             labels = columns.named(stored["labels"], stored["label_shares"])
             classes = columns.named(stored["classes"], [value / total for value in stored["class_contributions"]])
         return ConceptRow(
-            id=concept, name=self.name(concept), named_by=by, labels=labels, classes=classes,
+            id=concept, name=self.name(concept), named_by=named_by(book, concept), labels=labels, classes=classes,
             examples=0 if columns is None else len(columns.examples_of(concept)),
             statistics={name: stored[name] for name in STATISTICS if stored},
         )  # fmt: skip
@@ -202,6 +168,15 @@ class CatalogueView:
         own = columns.partners_of(concept)
         part = columns.partners.slice(own.start, len(own))
         return list(zip(part["partner"].to_pylist(), part["overlap"].to_pylist(), strict=True))
+
+    def relatives(self, concept: int) -> Relatives:
+        """None; these concepts are not ordered.
+
+        Raises:
+            NotFoundError: no such concept.
+        """
+        self._check(concept)
+        return UNRELATED
 
     def history(self, concept: int) -> list[NameChange]:
         """What became of the given names of a concept, oldest first."""
@@ -262,13 +237,16 @@ class CatalogueView:
             raise NotFoundError(f"no concept {concept}; {self.layer} has concepts 0 to {self.num_concepts - 1}")
 
 
-def open_views(runs: Sequence[str]) -> dict[str, CatalogueView]:
+def open_views(runs: Sequence[str]) -> dict[str, ConceptView]:
     """Concept layer -> its concepts, of the runs that are concept runs, in their order.
 
     Raises:
         ConfigError: no run at one of the addresses.
         CheckpointError, DataError: what is stored is damaged or cannot be read.
     """
-    places = [open_run(run) for run in runs]
-    views = [CatalogueView(at) for at in places if read_config(at).get("job") == "concepts"]
+    views: list[ConceptView] = []
+    for at in map(open_run, runs):
+        config = read_config(at)
+        if config.get("job") == "concepts":
+            views.append(InsightView(at) if "encoder" in config else CatalogueView(at))
     return {view.layer: view for view in views}

@@ -8,7 +8,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from raytrain_xai.serving.insight_jobs import ImageSegments, SegmentQuestion
 from raytrain_xai.serving.jobs import ImageAnswer, Question
+from raytrain_xai.serving.served_insight import ServedInsight
 from raytrain_xai.serving.served_model import ServedModel
 
 
@@ -29,7 +31,20 @@ class Job:
     deadline: float | None = None
 
 
-def run_jobs(jobs: Sequence[Job]) -> list[list[ImageAnswer] | Exception]:
+@dataclass(frozen=True)
+class SegmentJob:
+    """As :class:`Job`, for an encoder with named concepts; nothing of its answer can be left out in a hurry."""
+
+    model: ServedInsight
+    images: Tensor
+    question: SegmentQuestion
+
+
+AnyJob = Job | SegmentJob
+AnyAnswers = list[ImageAnswer] | list[ImageSegments]
+
+
+def run_jobs(jobs: Sequence[AnyJob]) -> list[AnyAnswers | Exception]:
     """Answer jobs, those of one model together.
 
     Returns:
@@ -39,13 +54,13 @@ def run_jobs(jobs: Sequence[Job]) -> list[list[ImageAnswer] | Exception]:
     groups: dict[int, list[int]] = {}
     for number, job in enumerate(jobs):
         groups.setdefault(id(job.model), []).append(number)
-    found: dict[int, list[ImageAnswer] | Exception] = {}
+    found: dict[int, AnyAnswers | Exception] = {}
     for numbers in groups.values():
         found |= zip(numbers, _answered([jobs[number] for number in numbers]), strict=True)
     return [found[number] for number in range(len(jobs))]
 
 
-def _answered(jobs: Sequence[Job]) -> list[list[ImageAnswer] | Exception]:
+def _answered(jobs: Sequence[AnyJob]) -> list[AnyAnswers | Exception]:
     """Jobs of one model; when they fail together, each is tried alone, so that only the one at fault fails."""
     try:
         return list(_together(jobs))
@@ -55,9 +70,22 @@ def _answered(jobs: Sequence[Job]) -> list[list[ImageAnswer] | Exception]:
         return [answers for job in jobs for answers in _answered([job])]
 
 
-def _together(jobs: Sequence[Job]) -> list[list[ImageAnswer]]:
+def _together(jobs: Sequence[AnyJob]) -> list[AnyAnswers]:
+    segmented = [job for job in jobs if isinstance(job, SegmentJob)]
+    if segmented:  # all of them: one model answers one kind of question
+        return list(_segmented(segmented))
+    return list(_explained([job for job in jobs if isinstance(job, Job)]))
+
+
+def _explained(jobs: Sequence[Job]) -> list[list[ImageAnswer]]:
     images = torch.cat([job.images for job in jobs])
     questions = [job.question for job in jobs for _ in job.images]
     deadlines = [job.deadline for job in jobs for _ in job.images]
     answers = iter(jobs[0].model.answer(images, questions, deadlines))
+    return [[next(answers) for _ in job.images] for job in jobs]
+
+
+def _segmented(jobs: Sequence[SegmentJob]) -> list[list[ImageSegments]]:
+    images = torch.cat([job.images for job in jobs])
+    answers = iter(jobs[0].model.answer(images, [job.question for job in jobs for _ in job.images]))
     return [[next(answers) for _ in job.images] for job in jobs]

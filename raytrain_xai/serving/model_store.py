@@ -12,9 +12,23 @@ from itertools import accumulate
 import torch
 
 from raytrain_xai.errors import ConfigError, NotFoundError
+from raytrain_xai.run_folder import open_run, read_config
+from raytrain_xai.serving.served_insight import ServedInsight
 from raytrain_xai.serving.served_model import ModelKey, RunAddress, ServedModel
 
-Load = Callable[[ModelKey, RunAddress, torch.device | str], ServedModel]
+Served = ServedModel | ServedInsight
+Load = Callable[[ModelKey, RunAddress, torch.device | str], Served]
+
+
+def load_served(key: ModelKey, address: RunAddress, device: torch.device | str = "cpu") -> Served:
+    """The model of a run: of a classifier, of its concepts, or of the concepts of an encoder.
+
+    Raises:
+        ConfigError: not a run, ``also`` does not fit it, or its encoder is not there.
+        CheckpointError: no checkpoint, or it is damaged.
+    """
+    kind = ServedInsight if "encoder" in read_config(open_run(address.run)) else ServedModel
+    return kind.load(key, address, device)
 
 
 class ModelStore:
@@ -31,7 +45,7 @@ class ModelStore:
 
     def __init__(
         self, models: Mapping[str, Mapping[str, RunAddress]], *, memory_bytes: int, device: torch.device | str = "cpu",
-        on_change: Callable[[Mapping[ModelKey, int]], None] | None = None, load: Load = ServedModel.load,
+        on_change: Callable[[Mapping[ModelKey, int]], None] | None = None, load: Load = load_served,
     ) -> None:  # fmt: skip
         self._models = {name: dict(versions) for name, versions in models.items()}
         self._memory_bytes = memory_bytes
@@ -39,8 +53,8 @@ class ModelStore:
         self._on_change = on_change
         self._load = load
         self._lock = threading.Lock()  # of the two below; never held while a run is read
-        self._loaded: OrderedDict[ModelKey, ServedModel] = OrderedDict()  # used longest ago first
-        self._loading: dict[ModelKey, Future[ServedModel]] = {}
+        self._loaded: OrderedDict[ModelKey, Served] = OrderedDict()  # used longest ago first
+        self._loading: dict[ModelKey, Future[Served]] = {}
 
     def names(self) -> tuple[str, ...]:
         """Models, in the order they were given."""
@@ -81,7 +95,7 @@ class ModelStore:
             raise NotFoundError(f"no version {version!r} of model {name}; there are {', '.join(versions)}")
         return ModelKey(name, version)
 
-    def get(self, key: ModelKey) -> ServedModel:
+    def get(self, key: ModelKey) -> Served:
         """The loaded model, warm; reads it when it is not loaded, once however many ask, while others are served.
 
         Raises:
@@ -118,7 +132,7 @@ class ModelStore:
         with self._lock:
             return {key: model.nbytes for key, model in self._loaded.items()}
 
-    def last_used(self) -> ServedModel | None:
+    def last_used(self) -> Served | None:
         """The loaded model that was used last, without counting as use; None while none is loaded."""
         with self._lock:
             return next(reversed(self._loaded.values()), None)
@@ -128,7 +142,7 @@ class ModelStore:
             raise NotFoundError(f"no model {name!r}; there are {', '.join(self._models)}")
         return self._models[name]
 
-    def _read(self, key: ModelKey, address: RunAddress) -> ServedModel:
+    def _read(self, key: ModelKey, address: RunAddress) -> Served:
         model = self._load(key, address, self._device)
         if model.nbytes > self._memory_bytes:
             raise ConfigError(
@@ -139,7 +153,7 @@ class ModelStore:
         model.warm_up()
         return model
 
-    def _keep(self, model: ServedModel) -> None:
+    def _keep(self, model: Served) -> None:
         with self._lock:
             sizes = {key: other.nbytes for key, other in self._loaded.items()}
             free = self._memory_bytes - model.nbytes - sum(sizes.values())

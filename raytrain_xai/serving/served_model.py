@@ -126,6 +126,10 @@ class ServedModel:
         pixels = torch.from_numpy(np.array(picture)).permute(2, 0, 1)
         return centre_image(pixels, self.explainer.image_size, self.explainer.shorter)
 
+    def seen(self, width: int, height: int) -> tuple[float, float, float, float]:
+        """Part of a picture that the network sees: left, top, right, bottom in pixels."""
+        return self.explainer.seen(width, height)
+
     def check(self, question: Question) -> None:
         """See :func:`~raytrain_xai.serving.checks.check_question`."""
         check_question(question, self.explainer, self.layers)

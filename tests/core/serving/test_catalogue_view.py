@@ -17,7 +17,8 @@ from raytrain_xai.runners import catalogue as job
 from raytrain_xai.runners.catalogue import build_catalogue
 from raytrain_xai.runners.tasks import Crew
 from raytrain_xai.sections import ResourcesConfig
-from raytrain_xai.serving.catalogue_view import CatalogueView, ConceptQuery, Sort, open_views
+from raytrain_xai.serving.catalogue_view import CatalogueView, open_views
+from raytrain_xai.serving.concept_view import ConceptQuery, Sort
 from raytrain_xai.serving.live_names import LiveNames
 from raytrain_xai.serving.picture_column import PictureColumn
 from raytrain_xai.storage import locate, write_bytes
