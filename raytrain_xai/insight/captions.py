@@ -27,6 +27,7 @@ from raytrain_xai.concepts.matryoshka import MatryoshkaSae
 from raytrain_xai.errors import ConfigError
 from raytrain_xai.insight.contributions import pool_code
 from raytrain_xai.insight.model import InsightModel
+from raytrain_xai.insight.windows import resized
 
 
 @dataclass(frozen=True)
@@ -94,14 +95,14 @@ def caption_images(
 
     Args:
         model: whose vectors the decoder reads.
-        images: (B, 3, H, W) uint8 RGB.
+        images: (B, 3, H, W) uint8 RGB, brought to the square side that the model was trained on.
         num_concepts: shares of a word, at most.
     Raises:
         ConfigError: the decoder reads vectors of another length.
         DataError: no such images.
     """
     check_dim(model, decoder)
-    code, _ = model.codes(images)
+    code = whole_code(model, images)
     captions = decoder.write(code_direction(model.sae, code))
     shares = word_shares(model.sae, decoder, code, captions)
     size = shares.concept.abs()
@@ -112,6 +113,12 @@ def caption_images(
         Caption(decoder.text(words), _words(model, words, log_probs, indices, contributions))
         for words, log_probs, indices, contributions in rows
     ]
+
+
+def whole_code(model: InsightModel, images: Tensor) -> SparseCode:
+    """Code (B, P, k) of whole images (B, 3, H, W) uint8, brought to the square side that the model was trained on."""
+    side = model.config.image_size or model.encoder.image_size
+    return model.codes(resized(images.to(model.encoder.device), (side, side)))[0]
 
 
 def check_dim(model: InsightModel, decoder: CaptionDecoder) -> None:

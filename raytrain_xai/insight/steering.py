@@ -18,7 +18,7 @@ from raytrain_xai.captioning.corpus import text_vectors
 from raytrain_xai.captioning.reading import CaptionDecoder
 from raytrain_xai.concepts.code import SparseCode
 from raytrain_xai.errors import ConfigError
-from raytrain_xai.insight.captions import check_dim, code_direction
+from raytrain_xai.insight.captions import check_dim, code_direction, whole_code
 from raytrain_xai.insight.model import InsightModel
 
 
@@ -41,6 +41,26 @@ class Steered:
     lost: tuple[str, ...]
     image_score: float
     concept_score: float
+
+
+def find_concept(model: InsightModel, text: str) -> int:
+    """A concept by its number or its name, letter case aside.
+
+    Raises:
+        ConfigError: none or several have it; lists those that come near.
+    """
+    if text.strip().isdecimal():
+        _check_concept(int(text), model.sae.num_latents)
+        return int(text)
+    wanted = text.strip().casefold()
+    same = [concept for concept, name in model.names.items() if name.casefold() == wanted]
+    if len(same) == 1:
+        return same[0]
+    near = same or [concept for concept, name in model.names.items() if wanted and wanted in name.casefold()]
+    found = ", ".join(f"{concept} ({model.names[concept]})" for concept in sorted(near)[:10]) or "none with such a name"
+    raise ConfigError(
+        f"{'several concepts are' if same else 'no concept is'} named {text!r}; give the number of one: {found}"
+    )
 
 
 def added(vectors: Tensor, direction: Tensor, strengths: Tensor) -> Tensor:
@@ -75,7 +95,7 @@ def sweep_added(
     """Captions of images with a concept added at several strengths.
 
     Args:
-        images: (B, 3, H, W) uint8 RGB.
+        images: (B, 3, H, W) uint8 RGB, of any size.
         concept: number in [0, K).
         strengths: α; negative ones take the direction away.
     Returns:
@@ -86,7 +106,7 @@ def sweep_added(
     """
     check_dim(model, decoder)
     _check_concept(concept, model.sae.num_latents)
-    vectors = code_direction(model.sae, model.codes(images)[0])
+    vectors = code_direction(model.sae, whole_code(model, images))
     direction = _direction(model, concept)
     moved = added(vectors, direction, vectors.new_tensor(strengths))
     return _report(model, decoder, vectors, moved, direction, strengths)
@@ -99,7 +119,7 @@ def sweep_scaled(
 ) -> list[list[Steered]]:  # fmt: skip
     """Captions of images with a concept scaled by several factors β; see :func:`scaled` and :func:`sweep_added`."""
     check_dim(model, decoder)
-    code = model.codes(images)[0]
+    code = whole_code(model, images)
     moved = torch.stack([code_direction(model.sae, scaled(code, concept, beta, where)) for beta in strengths])
     vectors = code_direction(model.sae, code)
     return _report(model, decoder, vectors, moved, _direction(model, concept), strengths)
