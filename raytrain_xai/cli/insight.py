@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import click
 
+from raytrain_xai.cli.insight_caption import caption_command, caption_score_command
 from raytrain_xai.cli.insight_describe import describe_command
 from raytrain_xai.cli.insight_name import name_command
+from raytrain_xai.cli.insight_steer import steer_command
 
 
 @click.group("insight")
@@ -15,3 +17,6 @@ def insight_group() -> None:
 
 insight_group.add_command(describe_command)
 insight_group.add_command(name_command)
+insight_group.add_command(caption_command)
+insight_group.add_command(caption_score_command)
+insight_group.add_command(steer_command)
