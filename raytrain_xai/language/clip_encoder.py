@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from raytrain_xai.errors import ConfigError
+from raytrain_xai.language.causal_text import causal_text, is_causal
 from raytrain_xai.language.dinoiser import THRESHOLD, Dinoiser, read_dinoiser
 from raytrain_xai.language.encoder import CHOICES, DINOCLIP, SIGLIP, to_patch_multiple
 from raytrain_xai.language.fingerprint import fingerprint_of
@@ -56,8 +57,13 @@ class ClipEncoder:
     def text(self, texts: Sequence[str]) -> Tensor:
         """See :class:`~raytrain_xai.language.encoder.LanguageEncoder`."""
         groups = [texts[start : start + _TEXTS] for start in range(0, len(texts), _TEXTS)]
-        found = [self.model.encode_text(self.tokenize(group).to(self.device), normalize=True) for group in groups]
+        found = [self._embed(self.tokenize(group)) for group in groups]
         return torch.cat([torch.zeros(0, self.dim, device=self.device), *found])
+
+    def _embed(self, tokens: Tensor) -> Tensor:
+        if is_causal(self.model):
+            return causal_text(self.model, tokens)
+        return self.model.encode_text(tokens.to(self.device), normalize=True)
 
     def pixels(self, images: Tensor) -> Tensor:
         """(B, 3, H, W) uint8 RGB -> (B, 3, H', W') float32, filled up to whole patches and normalised.
