@@ -25,6 +25,7 @@ from raytrain_xai.language.backbone import Backbone, load_backbone
 from raytrain_xai.language.minilm import MiniLm, load_minilm
 from raytrain_xai.language.prompts import embed_terms, find_family
 from raytrain_xai.language.terms import read_terms, terms_of
+from raytrain_xai.language.text_cache import TextCache
 from raytrain_xai.optimizer_state import load_optimizer_tensors, optimizer_tensors
 from raytrain_xai.run_folder import CHECKPOINTS, run_location
 from raytrain_xai.runners.attempt import claim, commit, prune, track
@@ -35,6 +36,7 @@ from raytrain_xai.runners.worker import Worker
 from raytrain_xai.storage import locate
 
 _IMAGENET = "imagenet"  # terms of the classes that every backbone knows
+_TEXTS = "texts"  # folder of text vectors beside the stored features
 
 
 @dataclass(frozen=True)
@@ -199,7 +201,8 @@ def _class_texts(text: MiniLm, path: str, table: str | None, mean: Tensor, confi
 
 
 def _embed(text: MiniLm, terms: Sequence[str], config: AlignRunConfig) -> Tensor:
-    return embed_terms(text, terms, find_family(config.templates))
+    cache = None if config.features is None else TextCache(locate(config.features).child(_TEXTS))
+    return embed_terms(text, terms, find_family(config.templates), cache=cache)
 
 
 def _optimizer(head: AlignHead, config: AlignRunConfig) -> torch.optim.Optimizer:
