@@ -241,8 +241,10 @@ def _index(at: Location) -> dict[str, Any]:
 
 
 def _subject(raw: Mapping[str, Any]) -> DescribedSubject:
-    listed = {name: tuple(raw[name]) for name in ("data", "data_fingerprints", "size")}
-    return DescribedSubject(**{**raw, **listed})
+    content: dict[str, Any] = dict(raw)
+    for name in ("data", "data_fingerprints", "size"):
+        content[name] = tuple(content[name])
+    return DescribedSubject(**content)
 
 
 def _damaged(at: Location) -> DataError:
