@@ -6,7 +6,9 @@ every one of them has to fit.
 
 from __future__ import annotations
 
+import io
 import json
+import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -23,6 +25,7 @@ from raytrain_xai.storage import exists, locate, read_bytes
 _CONFIG = "open_clip_config.json"
 _WEIGHTS = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")  # names in folders, the first that is there
 _ENDINGS = (".safetensors", ".pt", ".pth", ".bin", ".ckpt")
+_SIDES = {"embed_dim": int, "vision_cfg": dict, "text_cfg": dict}  # what a configuration has to have
 _SCALES = ("logit_scale", "logit_bias")
 Channels = tuple[float, ...]
 
@@ -138,17 +141,22 @@ def _plan_named(library: Any, arch: str, weights: str) -> _Plan:
         )
     tags = library.list_pretrained_tags_by_model(arch)
     is_tag = weights in tags
-    if not is_tag and not (weights.lower().endswith(_ENDINGS) and exists(locate(weights))):
+    if not is_tag and not _is_file(weights):
         known = ", ".join(tags) or "none"
         raise ConfigError(
             f"no weights {weights!r} of {arch}; give an existing file ({', '.join(_ENDINGS)}) or a tag: {known}"
         )
     stated = library.get_pretrained_cfg(arch, weights if is_tag else tags[0]) if tags else {}
+    config["quick_gelu"] = (stated if is_tag else config).get("quick_gelu", False)
     if is_tag:
-        config["quick_gelu"] = stated.get("quick_gelu", False)
         weights = _download(library, stated, f"{arch}={weights}")
     mean, std = _channels(stated, library)
     return _Plan(config, mean, std, arch, weights)
+
+
+def _is_file(weights: str) -> bool:
+    at = locate(weights)
+    return at.path.lower().endswith(_ENDINGS) and exists(at)
 
 
 def _plan_folder(folder: str) -> _Plan:
@@ -159,11 +167,12 @@ def _plan_folder(folder: str) -> _Plan:
     try:
         read = json.loads(read_bytes(at.child(_CONFIG)))
         config, stated = dict(read["model_cfg"]), dict(read.get("preprocess_cfg", {}))
-        absent = {"embed_dim", "vision_cfg", "text_cfg"} - config.keys()
     except (ValueError, KeyError, TypeError) as error:
         raise ConfigError(f"{at.child(_CONFIG).uri} is no configuration of OpenCLIP ({error!r})") from error
+    absent = [key for key, kind in _SIDES.items() if not isinstance(config.get(key), kind)]
     if absent:
-        raise ConfigError(f"{at.child(_CONFIG).uri} has no {', '.join(sorted(absent))}; the model needs both sides")
+        raise ConfigError(f"{at.child(_CONFIG).uri} has no {', '.join(absent)}; the model needs both sides")
+    config.setdefault("quick_gelu", False)
     file = next((name for name in _WEIGHTS if exists(at.child(name))), None)
     if file is None:
         raise CheckpointError(f"{folder} has no weights; expected {' or '.join(_WEIGHTS)} beside {_CONFIG}")
@@ -214,7 +223,20 @@ def _tokenizer(library: Any, plan: _Plan, source: str) -> Callable[[Sequence[str
 
 def _read(file: str) -> dict[str, Tensor]:
     at = locate(file)
-    return parse_state_dict(read_bytes(at), at.path, file)
+    data = read_bytes(at)
+    if _is_program(data):
+        raise CheckpointError(
+            f"{file} is a TorchScript archive, a program and not only weights; refused. OpenAI's weights are read by "
+            "the tag openai; others: torch.save(torch.jit.load(file).state_dict(), 'weights.pt') where you trust them"
+        )
+    return parse_state_dict(data, at.path, file)
+
+
+def _is_program(data: bytes) -> bool:
+    """Whether ``torch.jit.save`` wrote this; what ``torch.save`` writes has no constants."""
+    if not zipfile.is_zipfile(io.BytesIO(data)):
+        return False
+    return any(name.endswith("/constants.pkl") for name in zipfile.ZipFile(io.BytesIO(data)).namelist())
 
 
 def _load(model: nn.Module, state: dict[str, Tensor], file: str, source: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import builtins
 import json
+import zipfile
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,8 @@ from safetensors.torch import save_file
 from raytrain_xai.errors import CheckpointError, ConfigError, DataError
 from raytrain_xai.language.dinoiser import read_dinoiser
 from raytrain_xai.language.encoder import FindsForeground, load_encoder
+
+OPENAI = ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711))  # mean and std of channels
 
 
 @pytest.fixture(scope="module")
@@ -101,6 +104,9 @@ def test_fingerprints_tell_vectors_apart(clip: Any, folder: str, architecture: s
     prints = [load_encoder(text).fingerprint for text in texts]
     assert prints[3] == prints[4]
     assert len(set(prints)) == 4
+    stated = {"model_cfg": CONFIG, "preprocess_cfg": {"mean": OPENAI[0], "std": OPENAI[1]}}
+    (Path(folder_of(tmp_path / "c", clip.state_dict())) / "open_clip_config.json").write_text(json.dumps(stated))
+    assert load_encoder(f"clip:{tmp_path / 'c'}").fingerprint == prints[3]
 
 
 def test_a_file_is_normalised_as_its_architecture_is(
@@ -109,7 +115,7 @@ def test_a_file_is_normalised_as_its_architecture_is(
     """Without tags of the architecture: as OpenAI's CLIP."""
     save_file({k: v.half() for k, v in clip.state_dict().items()}, tmp_path / "clip.safetensors")
     encoder = load_encoder(f"clip:{architecture}={tmp_path / 'clip.safetensors'}")
-    mean, std = torch.tensor([0.48145466, 0.4578275, 0.40821073]), torch.tensor([0.26862954, 0.26130258, 0.27577711])
+    mean, std = (torch.tensor(value) for value in OPENAI)
     x = (images.float() / 255 - mean.view(3, 1, 1)) / std.view(3, 1, 1)
     with torch.no_grad():
         expected, _ = plain_dense(deepcopy(clip).half().float().visual, x)
@@ -146,6 +152,7 @@ def test_a_tag_without_network(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) 
         ("clip:", r"names no model; give embedded, .*siglip:ARCH=WEIGHTS"),
         ("clip:ViT-B16=x.pt", r"no architecture 'ViT-B16'; .*ViT-B-16.*\?"),
         ("clip:ViT-B-16=nonsense", "no weights 'nonsense' of ViT-B-16; .*laion2b_s34b_b88k"),
+        ("clip:ViT-B-16=", "an empty address"),
         ("clip:ViT-B-16=absent.pt", "no weights 'absent.pt' of ViT-B-16"),
         ("clip:nowhere", "'nowhere' is neither ARCH=WEIGHTS nor a local folder with open_clip_config.json"),
         ("dinoclip:ViT-B-16=openai", "names no layers of CLIP-DINOiser"),
@@ -173,7 +180,24 @@ def test_weights_that_do_not_fit(clip: Any, tmp_path: Path) -> None:
         load_encoder(f"clip:{tmp_path / 'images'}")
 
 
-@pytest.mark.parametrize("text", ["{", "[]", '{"model_cfg": {"embed_dim": 4, "vision_cfg": {}}}'])
+def test_programs_are_refused(architecture: str, tmp_path: Path) -> None:
+    """What torch.jit.save writes, and OpenAI published its weights in."""
+    with zipfile.ZipFile(tmp_path / "ViT-B-16.pt", "w") as archive:
+        for name in ("data.pkl", "constants.pkl", "code/__torch__.py"):
+            archive.writestr(f"ViT-B-16/{name}", b"")
+    with pytest.raises(CheckpointError, match="is a TorchScript archive.*the tag openai"):
+        load_encoder(f"clip:{architecture}={tmp_path / 'ViT-B-16.pt'}")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "{",
+        "[]",
+        '{"model_cfg": {"embed_dim": 4, "vision_cfg": {}, "text_cfg": 3}}',
+        '{"model_cfg": {"embed_dim": 4, "vision_cfg": {}}}',
+    ],
+)
 def test_damaged_configurations(text: str, tmp_path: Path) -> None:
     (tmp_path / "open_clip_config.json").write_text(text)
     with pytest.raises(ConfigError, match=r"is no configuration of OpenCLIP|has no text_cfg"):
