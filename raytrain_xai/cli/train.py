@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from raytrain_xai.runners.train import Launch, Outcome
 
 _SHOWN = (
-    "f1", "map", "epg", "iou", "on_object", "accuracy", "top5", "worst_group", "agreement", "similarity",
+    "f1", "map", "map_pooled", "epg", "iou", "on_object", "accuracy", "top5", "worst_group", "agreement", "similarity",
     "variance_explained", "image_l0", "carriers", "dead", "always_on",
 )  # fmt: skip
 
@@ -89,8 +89,11 @@ def _launch(context: click.Context, address: str) -> Generator[Launch]:
 def _conclude(outcome: Outcome) -> None:
     """Print the metrics and write the report; the run itself is safe by now."""
     from raytrain_xai.report.page import write_report
+    from raytrain_xai.report.runs import has_page
 
     _echo_metrics(outcome)
+    if not has_page(outcome.run):
+        return
     try:
         page = write_report([outcome.run], None)
     except Exception as error:

@@ -14,7 +14,7 @@ from raytrain_xai.report.gallery import build_gallery
 from raytrain_xai.report.overlay import data_uri
 from raytrain_xai.report.pages import page_environment
 from raytrain_xai.report.run_charts import run_charts
-from raytrain_xai.report.runs import RunRecord, differences, kind_of, page_target, read_runs
+from raytrain_xai.report.runs import RunRecord, check_pages, differences, kind_of, page_target, read_runs
 from raytrain_xai.report.tables import AGREEMENT, Table, essentials, metric_table
 from raytrain_xai.report.trace_section import TraceSection, build_trace_section
 from raytrain_xai.storage import write_bytes
@@ -50,10 +50,11 @@ def write_report(
     Returns:
         Address of the page.
     Raises:
-        ConfigError: not a run, a run given twice, or runs of different classes.
+        ConfigError: not a run, a run given twice, of a kind without a page, or runs of different classes.
         CheckpointError: a run is not finished, or a file of it is damaged.
         DataError: the data set cannot be read.
     """
+    check_pages(runs)
     if any(kind_of(uri) == "concepts" for uri in runs):
         if concepts:
             raise ConfigError("the report of a concept run shows its traces anyway; leave --concepts out")

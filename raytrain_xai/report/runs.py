@@ -99,6 +99,26 @@ def kind_of(uri: str) -> str:
     return parse_job(read_config(at), source=at.child(CONFIG).uri).job
 
 
+def check_pages(uris: Sequence[str]) -> None:
+    """Check that there are pages about runs of these kinds.
+
+    Raises:
+        ConfigError: not a run folder, or a run of an encoder, of its concepts or of captions.
+    """
+    without = [uri for uri in uris if not has_page(uri)]
+    if without:
+        raise ConfigError(
+            f"there is no page about {without[0]}, only about classifiers and concepts in their networks; its numbers "
+            f"are in {METRICS}, its course is in tensorboard/"
+        )
+
+
+def has_page(uri: str) -> bool:
+    """Whether the report knows runs of this kind: classifiers, and concepts in their networks."""
+    at = open_run(uri)
+    return isinstance(parse_job(read_config(at), source=at.child(CONFIG).uri), RunConfig | ConceptRunConfig)
+
+
 def read_runs(uris: Sequence[str]) -> list[RunRecord]:
     """Read runs (local or s3://) for one report.
 

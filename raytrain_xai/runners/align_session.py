@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, cast
 
 import torch
 import torch.nn.functional as F
@@ -15,10 +15,10 @@ from raytrain_xai.align.draws import drawn_rows
 from raytrain_xai.align.head import AlignHead
 from raytrain_xai.align.pooling import similarity_pool
 from raytrain_xai.align.step import AlignWeights, LabelledPatches
-from raytrain_xai.align_config import AlignRunConfig
+from raytrain_xai.align_config import AlignRunConfig, AlignSource
 from raytrain_xai.checkpoint import Checkpoint, checkpoint_name, read_checkpoint
 from raytrain_xai.data.dataset import open_dataset
-from raytrain_xai.features.patch_store import PatchShare, own_patches, patch_chunks
+from raytrain_xai.features.patch_store import CHUNK, PatchShare, own_patches, patch_chunks
 from raytrain_xai.insight.image_scores import image_scores, mean_average_precision
 from raytrain_xai.language.aligned import ENCODER, describe
 from raytrain_xai.language.backbone import Backbone, load_backbone
@@ -41,12 +41,21 @@ _TEXTS = "texts"  # folder of text vectors beside the stored features
 
 @dataclass(frozen=True)
 class AlignSet:
-    """A source as a worker holds it: the images that it owns, and the terms of the classes, (M, D) of unit length."""
+    """A source as a worker holds it.
+
+    Attributes:
+        share: images that it owns.
+        targets: (n, D, h, w) float16, what the bridge says of them, on the CPU.
+        texts: (M, D) of unit length, terms of the classes.
+        images: drawn in a step, over all workers.
+        learns: from which labels.
+    """
 
     share: PatchShare
+    targets: Tensor
     texts: Tensor
     images: int
-    learns: Any
+    learns: Literal["multilabel", "multiclass", "none"]
 
 
 @dataclass(frozen=True)
@@ -56,7 +65,6 @@ class AlignSession:
     Attributes:
         head: what is trained, with the text mean.
         about: description of the encoder for its checkpoints.
-        class_texts: (1000, D) of the bridge: terms of ImageNet less their mean, not normalised.
         sets: training images, one for each source.
         measured: split -> images of the evaluated data set.
         measured_texts: (M, D) of unit length, its classes.
@@ -68,7 +76,6 @@ class AlignSession:
     head: AlignHead
     optimizer: torch.optim.Optimizer
     about: dict[str, Any]
-    class_texts: Tensor
     sets: tuple[AlignSet, ...]
     measured: dict[str, PatchShare]
     measured_texts: Tensor
@@ -88,9 +95,8 @@ class AlignSession:
         rows = drawn_rows(len(share.place), own.images, step=step, key=(self.config.seed, number))
         places = share.place[torch.from_numpy(rows)]
         places = places[places >= 0]
-        features = share.features[places].to(device).float()
-        target = bridge(features, self.backbone.weight, self.backbone.bias, self.class_texts)
-        return LabelledPatches(features, target, share.labels[places].to(device), own.texts, own.images, own.learns)
+        features, targets = share.features[places].to(device).float(), own.targets[places].to(device).float()
+        return LabelledPatches(features, targets, share.labels[places].to(device), own.texts, own.images, own.learns)
 
 
 def build_align_session(worker: Worker, config: AlignRunConfig) -> AlignSession:
@@ -107,21 +113,13 @@ def build_align_session(worker: Worker, config: AlignRunConfig) -> AlignSession:
     head = AlignHead(backbone.dim, config.hidden, text.dim)
     head.text_mean.copy_(mean)
     head.to(device)
-    sets = tuple(
-        AlignSet(
-            _share(config, backbone, source.path, "train"),
-            _class_texts(text, source.path, source.terms, mean, config),
-            source.images,
-            open_dataset(source.path).task if source.labels else "none",
-        )
-        for source in config.sources
-    )
+    sets = tuple(_open_set(source, config, backbone, text, named) for source in config.sources)
     evaluation = config.evaluation
     splits = [split for split in ("val", "test") if open_dataset(evaluation.path).splits.get(split)]
     measured = {split: _share(config, backbone, evaluation.path, split) for split in splits}
     return AlignSession(
-        worker, config, backbone, head, _optimizer(head, config), describe(config, backbone, text), named - mean, sets,
-        measured, _class_texts(text, evaluation.path, evaluation.terms, mean, config),
+        worker, config, backbone, head, _optimizer(head, config), describe(config, backbone, text), sets, measured,
+        _class_texts(text, evaluation.path, evaluation.terms, mean, config),
     )  # fmt: skip
 
 
@@ -186,6 +184,19 @@ def measure_align(session: AlignSession, split: str) -> dict[str, float]:
         name: mean_average_precision(whole[scores], whole["labels"], config.min_images)
         for name, scores in (("map", "plain"), ("map_pooled", "pooled"))
     }
+
+
+def _open_set(source: AlignSource, config: AlignRunConfig, backbone: Backbone, text: MiniLm, named: Tensor) -> AlignSet:
+    """A source with the targets of its patches, which are the same in every pass; ``named``: (1000, D) of ImageNet."""
+    share, mean = _share(config, backbone, source.path, "train"), named.mean(dim=0)
+    texts = _class_texts(text, source.path, source.terms, mean, config)
+    learns = open_dataset(source.path).task if source.labels else "none"
+    targets = [
+        bridge(features.to(backbone.device).float(), backbone.weight, backbone.bias, named - mean).half().cpu()
+        for features, _ in patch_chunks(share, CHUNK)
+    ]
+    joined = torch.cat(targets) if targets else torch.zeros(0, text.dim, 0, 0, dtype=torch.float16)
+    return AlignSet(share, joined, texts, source.images, cast("Literal['multilabel', 'multiclass', 'none']", learns))
 
 
 def _share(config: AlignRunConfig, backbone: Backbone, path: str, split: str) -> PatchShare:

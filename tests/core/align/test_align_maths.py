@@ -54,9 +54,7 @@ def slow_similarity_pool(values: Tensor, features: Tensor, threshold: float) -> 
         looks = looks - looks.mean(dim=1, keepdim=True)
         columns = []
         for p in range(flat.shape[1]):
-            weights = torch.tensor([
-                float(looks[:, p] @ looks[:, q] / (looks[:, p].norm() * looks[:, q].norm())) for q in range(flat.shape[1])
-            ])  # fmt: skip
+            weights = F.cosine_similarity(looks[:, p : p + 1], looks, dim=0)
             weights[weights < threshold] = 0
             columns.append((flat * weights).sum(dim=1) / weights.sum())
         pooled[image] = torch.stack(columns, dim=1).view_as(values[image])

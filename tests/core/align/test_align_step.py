@@ -101,7 +101,7 @@ def test_losses_and_gradients_are_those_of_the_formulas() -> None:
     torch.testing.assert_close(found, list(torch.autograd.grad(expected["loss"], list(head.parameters()))))
 
 
-@pytest.mark.parametrize("owner", [lambda place: place % 2, lambda place: 1], ids=["shared", "one owns all"])
+@pytest.mark.parametrize("owner", [lambda place: place % 2, lambda _: 1], ids=["shared", "one owns all"])
 def test_two_workers_take_the_step_of_one(owner: Callable[[int], int]) -> None:
     parts, head = make_parts(), make_head()
     losses = align_step(head, parts, WEIGHTS, ALONE)
