@@ -122,14 +122,18 @@ def summarise_fidelity(sums: FidelitySums) -> dict[str, float]:
     }
 
 
-def frequency_histogram(sums: FidelitySums, bins_per_decade: int = 4, decades: int = 5) -> dict[str, list[float]]:
+def frequency_histogram(
+    fired: Tensor, positions: int, bins_per_decade: int = 4, decades: int = 5
+) -> dict[str, list[float]]:
     """How many latents are active how often.
 
+    Args:
+        fired: (K,) int64, at how many of the ``positions`` each latent is active.
     Returns:
         ``edges``: shares of positions, powers of ten from 10^-decades to 1; ``counts``: latents between neighbouring
         edges, the first one also holds those below. Latents that are active nowhere are in none.
     """
-    frequency = sums.fired[sums.fired > 0].double().cpu() / int(sums.positions)
+    frequency = fired[fired > 0].double().cpu() / positions
     edges = torch.linspace(-decades, 0, decades * bins_per_decade + 1, dtype=torch.float64)
     place = torch.bucketize(frequency.log10(), edges, right=False) - 1  # a share of 1 belongs to the last bin
     counts = torch.bincount(place.clamp(min=0), minlength=len(edges) - 1)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,14 +15,13 @@ from raytrain_xai.concept_runs.names import read_names
 from raytrain_xai.concepts.code import SparseCode
 from raytrain_xai.concepts.layer import to_map, to_vectors
 from raytrain_xai.concepts.matryoshka import MatryoshkaSae, group_sizes
+from raytrain_xai.concepts.relations import Relations
 from raytrain_xai.config import parse_insight_config
 from raytrain_xai.errors import CheckpointError, ConfigError
+from raytrain_xai.insight.described import read_relations
 from raytrain_xai.insight_config import InsightRunConfig
 from raytrain_xai.language.encoder import LanguageEncoder, load_encoder
 from raytrain_xai.run_folder import open_run, read_config
-
-if TYPE_CHECKING:
-    from raytrain_xai.concepts.relations import Relations
 
 
 @dataclass(frozen=True)
@@ -89,9 +88,10 @@ def load_insight(run: str, *, which: str = "selected", device: torch.device | st
     sae = restore_matryoshka(config, checkpoint.model, run)
     encoder = load_encoder(config.encoder, device=device)
     check_encoder(checkpoint.state["encoder"], encoder, run)
+    fingerprint = model_fingerprint(encoder, sae)
     return InsightModel(
-        encoder=encoder, sae=sae.to(device).eval(), names=read_names(at), relations=None, config=config,
-        origin=run, fingerprint=model_fingerprint(encoder, sae),
+        encoder=encoder, sae=sae.to(device).eval(), names=read_names(at), relations=read_relations(at, fingerprint),
+        config=config, origin=run, fingerprint=fingerprint,
     )  # fmt: skip
 
 

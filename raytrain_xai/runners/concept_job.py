@@ -22,6 +22,7 @@ from raytrain_xai.errors import ConfigError, DataError
 from raytrain_xai.evaluation import check_classes
 from raytrain_xai.features.plan import plan_features
 from raytrain_xai.features.reservoir import check_workers
+from raytrain_xai.insight_config import InsightRunConfig
 from raytrain_xai.models.weights import is_named
 from raytrain_xai.models.zoo import MODEL_NAMES
 from raytrain_xai.run_folder import CONFIG, METRICS, read_json, run_location
@@ -77,7 +78,7 @@ def check_concept_run(config: ConceptRunConfig, adopted: AdoptedNetwork) -> None
         check_place(locate(config.features.store).child(config.layer), plan)
     else:
         check_workers(config, plan.num_images)
-    _check_disk(config, plan)
+    check_disk(config, plan)
 
 
 def _check_dictionary(config: ConceptRunConfig, plan: FeaturePlan) -> None:
@@ -87,6 +88,15 @@ def _check_dictionary(config: ConceptRunConfig, plan: FeaturePlan) -> None:
             f"sae.k={sae.k} active latents are no sparse code of the {plan.dim} channels that {plan.network_name} has "
             f"at {plan.tap}; set sae.k well below that"
         )
+    check_batch(config, plan)
+
+
+def check_batch(config: ConceptRunConfig | InsightRunConfig, plan: FeaturePlan) -> None:
+    """Refuse a run whose epochs have no step.
+
+    Raises:
+        ConfigError: an epoch has less than one batch.
+    """
     if plan.num_vectors < config.batch_size:
         raise ConfigError(
             f"batch_size {config.batch_size} is more than the {plan.num_vectors} vectors of an epoch "
@@ -95,8 +105,12 @@ def _check_dictionary(config: ConceptRunConfig, plan: FeaturePlan) -> None:
         )
 
 
-def _check_disk(config: ConceptRunConfig, plan: FeaturePlan) -> None:
-    """Checkpoints of a run on this machine's disk, the best one and one that is being written besides those kept."""
+def check_disk(config: ConceptRunConfig | InsightRunConfig, plan: FeaturePlan) -> None:
+    """Checkpoints of a run on this machine's disk, the best one and one that is being written besides those kept.
+
+    Raises:
+        ConfigError: they will not fit.
+    """
     at = run_location(config)
     if not at.is_local:
         return

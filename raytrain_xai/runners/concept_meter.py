@@ -7,8 +7,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from raytrain_xai.runners.concept_session import ConceptSession
 from raytrain_xai.runners.pace import Pace
+from raytrain_xai.runners.sae_session import SaeSession
 
 SUMS = ("loss", "squared_error", "aux", "sparsity", "active", "variance", "vectors")
 """What a step adds up; see :class:`raytrain_xai.concepts.step.SaeStep`."""
@@ -23,7 +23,7 @@ class ConceptMeter:
         num_steps: where the run ends.
     """
 
-    def __init__(self, session: ConceptSession, first_step: int, num_steps: int) -> None:
+    def __init__(self, session: SaeSession, first_step: int, num_steps: int) -> None:
         self.num_steps = num_steps
         self.pace = Pace(first_step, num_steps)
         self._session = session

@@ -1,7 +1,6 @@
-"""What a worker of a concept run holds, how it is built, restored, measured and saved.
+"""What a worker that trains concepts of a network holds, how it is built, measured and saved.
 
-With ``parallel: dictionary`` a worker holds a slice of the latents. Checkpoints hold all of them whatever the number
-of workers, so a run may be resumed with another number.
+With ``parallel: dictionary`` a worker holds a slice of the latents; checkpoints hold all of them.
 """
 
 from __future__ import annotations
@@ -11,69 +10,43 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
 
-from raytrain_xai.checkpoint import Checkpoint, checkpoint_name, read_checkpoint
 from raytrain_xai.concept_config import ConceptRunConfig
 from raytrain_xai.concept_runs.model import NETWORK, build_sae, concept_state, restore_sae
 from raytrain_xai.concept_runs.network import AdoptedNetwork, stored_network
 from raytrain_xai.concepts.fidelity import FidelitySums, fidelity_sums, summarise_fidelity
 from raytrain_xai.concepts.layer import ConceptLayer, with_concepts
 from raytrain_xai.concepts.sae import SparseAutoencoder
-from raytrain_xai.concepts.sharded import join_tensors, shard_of, shard_tensors
+from raytrain_xai.concepts.sharded import join_tensors, shard_of
 from raytrain_xai.concepts.update import build_adam
 from raytrain_xai.concepts.usage import LatentUsage
-from raytrain_xai.concepts.workers import ALONE, Workers
+from raytrain_xai.concepts.workers import ALONE
 from raytrain_xai.data.dataset import DatasetInfo, open_dataset
 from raytrain_xai.data.loader import evaluation_batches
-from raytrain_xai.features.source import VectorSource, open_vectors
+from raytrain_xai.features.source import open_vectors
 from raytrain_xai.guidance.evaluate import EvaluationState, evaluate, summarise
-from raytrain_xai.optimizer_state import load_optimizer_tensors, optimizer_tensors
-from raytrain_xai.run_folder import CHECKPOINTS, run_location
-from raytrain_xai.runners.attempt import claim, commit, prune, track
+from raytrain_xai.run_folder import run_location
 from raytrain_xai.runners.collective import gather_tensors, joined_workers
 from raytrain_xai.runners.history import Evaluated, Position, best
+from raytrain_xai.runners.sae_session import SaeSession, save_session
 from raytrain_xai.runners.tracking import Tracker
 from raytrain_xai.runners.worker import Worker
 from raytrain_xai.types import Batch
 
-_USAGE = "usage/"  # prefix of the firing counts among the optimiser tensors of a checkpoint
-
 
 @dataclass(frozen=True)
-class ConceptSession:
-    """Everything that training changes or reads, on one worker.
+class ConceptSession(SaeSession):
+    """That of the concepts of a network.
 
     Attributes:
+        config: of the run.
         info: of the data set that is evaluated.
-        adopted: the network, on the device.
-        sae: the autoencoder, or with ``parallel: dictionary`` this worker's slice of it; it sees x / scale.
-        optimizer: over all parameters of ``sae``.
-        usage: firing counts of its latents.
-        source: training vectors.
-        workers: those that share out the vectors of a step.
-        shards: those that share out the latents; of the two, one at least is ``ALONE``.
+        adopted: the network, on the device; the autoencoder sees its features divided by their scale.
     """
 
-    worker: Worker
     config: ConceptRunConfig
     info: DatasetInfo
     adopted: AdoptedNetwork
-    sae: SparseAutoencoder
-    optimizer: torch.optim.Optimizer
-    usage: LatentUsage
-    source: VectorSource
-    workers: Workers
-    shards: Workers
-
-    @property
-    def steps_per_epoch(self) -> int:
-        """Optimiser steps of an epoch; a last incomplete batch is dropped."""
-        return self.source.num_vectors // self.config.batch_size
-
-    def dead(self) -> Tensor:
-        """(M,) int64, latents of ``sae`` that count as dead; see ``sae.dead_after_epochs``."""
-        return self.usage.dead(max(1, round(self.config.sae.dead_after_epochs * self.source.num_vectors)))
 
 
 def build_concept_session(worker: Worker, config: ConceptRunConfig) -> ConceptSession:
@@ -94,7 +67,10 @@ def build_concept_session(worker: Worker, config: ConceptRunConfig) -> ConceptSe
             buffer.fill_(source.scale)
     usage = LatentUsage(sae.num_latents).to(worker.device)
     info = open_dataset(evaluated_data(config, adopted))
-    return ConceptSession(worker, config, info, adopted, sae, build_adam(sae), usage, source, workers, shards)
+    return ConceptSession(
+        worker=worker, config=config, sae=sae, optimizer=build_adam(sae), usage=usage, source=source, workers=workers,
+        shards=shards, info=info, adopted=adopted,
+    )  # fmt: skip
 
 
 def evaluated_data(config: ConceptRunConfig, adopted: AdoptedNetwork) -> str:
@@ -102,52 +78,19 @@ def evaluated_data(config: ConceptRunConfig, adopted: AdoptedNetwork) -> str:
     return config.data or adopted.config.data.path
 
 
-def restore_concepts(session: ConceptSession) -> tuple[Position, Tracker | None, dict[str, float] | None]:
-    """Claim the run and load its newest usable checkpoint, if there is one. A collective.
-
-    Returns:
-        Position to continue from; on worker 0 the tracker; and what the validation of the network without concepts
-        gave, if it was measured already.
-    Raises:
-        RunError: another attempt claimed the run at the same time.
-        CheckpointError: complete checkpoints exist but none is usable.
-    """
-    claimed = claim(session.config, session.worker)
-    checkpoint, position, before = claimed.checkpoint, Position(), None
-    if checkpoint is not None:
-        tensors = shard_tensors(checkpoint.optimizer, session.shards)
-        counts = {name: value for name, value in tensors.items() if name.startswith(_USAGE)}
-        session.usage.load_state_dict({name.removeprefix(_USAGE): value for name, value in counts.items()})
-        moments = {name: value for name, value in tensors.items() if name not in counts}
-        load_optimizer_tensors(session.optimizer, dict(session.sae.named_parameters()), moments)
-        _load_weights(session, checkpoint)
-        position, before = Position.from_json(checkpoint.state), checkpoint.state["before"]
-    return position, track(claimed, session.config, session.worker, position), before
-
-
 def save_concepts(
-    session: ConceptSession, tracker: Tracker | None, position: Position, before: Mapping[str, float]
+    session: ConceptSession, before: Mapping[str, float], tracker: Tracker | None, position: Position
 ) -> None:
     """Write a checkpoint and delete those it supersedes. A collective; worker 0 writes.
 
+    Args:
+        before: what the validation of the network without concepts gave.
     Raises:
         RunError: a newer attempt owns the run.
     """
-    model = join_tensors(session.sae.state_dict(), session.shards)
-    counts = {f"{_USAGE}{name}": value for name, value in session.usage.state_dict().items()}
-    moments = optimizer_tensors(session.optimizer, dict(session.sae.named_parameters()))
-    optimizer = join_tensors({**moments, **counts}, session.shards)
-    if tracker is None:
-        return
-    state = {
-        **position.to_json(),
-        **concept_state(session.config, session.adopted.network, session.sae.dim, gain=current_gain(session)),
-        "before": dict(before),
-        "mlflow_id": tracker.mlflow_id,
-    }
-    commit(tracker, Checkpoint(position.step, model, optimizer, state))
+    state = concept_state(session.config, session.adopted.network, session.sae.dim, gain=current_gain(session))
     protected = {choose(session, position.history).step} if position.history else set[int]()
-    prune(tracker, position.step, session.config.checkpoint.keep, protected)
+    save_session(session, tracker, position, {**state, "before": dict(before)}, protected)
 
 
 def choose(session: ConceptSession, history: tuple[Evaluated, ...]) -> Evaluated:
@@ -157,14 +100,6 @@ def choose(session: ConceptSession, history: tuple[Evaluated, ...]) -> Evaluated
     top = best(history, "f1" if session.info.task == "multilabel" else "accuracy")
     assert top is not None
     return top
-
-
-def load_step(session: ConceptSession, step: int) -> float:
-    """Load the weights of one checkpoint of this run; returns its gain."""
-    folder = run_location(session.config).child(CHECKPOINTS, checkpoint_name(step))
-    checkpoint = read_checkpoint(folder, with_optimizer=False)
-    _load_weights(session, checkpoint)
-    return checkpoint.state["gain"]
 
 
 def current_gain(session: ConceptSession) -> float:
@@ -245,7 +180,3 @@ class _Observer:
             images = batch.images.to(self._session.worker.device)
             self.sums = self.sums.merge(fidelity_sums(network, self._layer, tap, images))
             yield batch
-
-
-def _load_weights(session: ConceptSession, checkpoint: Checkpoint) -> None:
-    session.sae.load_state_dict(shard_tensors(checkpoint.model, session.shards))

@@ -1,4 +1,4 @@
-"""Feature export as a job: a frozen network turns a split into shards of vectors, one pass for all layers asked for.
+"""Feature export as a job: a frozen network or encoder turns images into shards of vectors, one pass for all layers.
 
 A shard is a task. What is on the disk is checked against its checksum and kept, so an interrupted export goes on where
 it stopped, with any number of workers, and one that is finished is verified and mended. Memory is bounded by a shard.
@@ -16,7 +16,6 @@ import numpy as np
 import torch
 
 from raytrain_xai.concept_config import ConceptRunConfig
-from raytrain_xai.concept_runs.network import adopt_network, check_layer
 from raytrain_xai.data.feature_store import (
     SHARDS,
     FeatureManifest,
@@ -31,8 +30,10 @@ from raytrain_xai.data.feature_store import (
     written_shards,
 )
 from raytrain_xai.errors import ConfigError, DataError, RunError
-from raytrain_xai.features.extraction import Extraction, open_extraction
-from raytrain_xai.features.plan import image_order, largest_per_image, plan_features
+from raytrain_xai.features.extraction import VectorExtraction
+from raytrain_xai.features.origin import open_origin
+from raytrain_xai.features.plan import image_order, largest_per_image
+from raytrain_xai.insight_config import InsightRunConfig
 from raytrain_xai.runners.job import Launch
 from raytrain_xai.runners.tasks import Crew, Result, run_tasks
 from raytrain_xai.runners.tracking import Publish
@@ -59,18 +60,20 @@ class ExportTask:
 class Export:
     """What every worker has to know: the configuration, the plan of each tap, and where its store lies."""
 
-    config: ConceptRunConfig
+    config: ConceptRunConfig | InsightRunConfig
     plans: Mapping[str, FeaturePlan]
     stores: Mapping[str, Location]
     device: torch.device
 
 
-def export_features(config: ConceptRunConfig, layers: Sequence[str], launch: Launch) -> dict[str, FeatureManifest]:
+def export_features(
+    config: ConceptRunConfig | InsightRunConfig, layers: Sequence[str], launch: Launch
+) -> dict[str, FeatureManifest]:
     """Make sure that finished stores of some layers lie in ``<features.store>/<tap>/``.
 
     Args:
         config: of a concept run, with absolute local paths.
-        layers: taps of the network, whether or not ``config.layer`` is among them.
+        layers: taps of the network, whether or not ``config.layer`` is among them; ``patches`` of an encoder.
         launch: where ``config.workers`` work, and what is told of it: the disk space needed first, then progress.
     Returns:
         tap -> manifest.
@@ -101,24 +104,23 @@ def make_exporter(export: Export) -> Callable[[ExportTask], Result]:
     Raises:
         DataError: network or data set are not those of the job.
     """
-    adopted = adopt_network(export.config, device=export.device)
-    for tap, plan in export.plans.items():
-        if plan_features(export.config, adopted, tap) != plan:
-            raise DataError(
-                f"{export.config.network} or its data set is another one on this node than where the export was "
-                "started; share one copy"
-            )
-    return FeatureExporter(export, open_extraction(export.config, adopted))
+    origin = open_origin(export.config, list(export.plans), device=export.device)
+    if origin.plans != export.plans:
+        config = export.config
+        raise DataError(
+            f"{config.encoder if isinstance(config, InsightRunConfig) else config.network} or its data set is another "
+            "one on this node than where the export was started; share one copy"
+        )
+    return FeatureExporter(export, origin.extract())
 
 
 class FeatureExporter:
     """Writes shards."""
 
-    def __init__(self, export: Export, extraction: Extraction) -> None:
+    def __init__(self, export: Export, extraction: VectorExtraction) -> None:
         self._export = export
         self._extraction = extraction
-        shard_rows = [shard.rows for shard in extraction.images.stored.shards]
-        self._order = image_order(shard_rows, self._any_plan.seed, epoch=0)
+        self._order = image_order(extraction.shard_rows, self._any_plan.seed, epoch=0)
 
     def __call__(self, task: ExportTask) -> Result:
         """Write a shard of every tap of the task; returns their records."""
@@ -149,13 +151,10 @@ def _places(plan: FeaturePlan, shard: int, num_images: int) -> torch.Tensor:
     return torch.from_numpy(generator.permutation(num_images * plan.per_image))
 
 
-def _plan_export(config: ConceptRunConfig, taps: Sequence[str], launch: Launch) -> Export:
+def _plan_export(config: ConceptRunConfig | InsightRunConfig, taps: Sequence[str], launch: Launch) -> Export:
     if config.features.store is None:
         raise ConfigError("features.store is not set; give a folder or s3:// address for the exported features")
-    root, adopted = locate(config.features.store), adopt_network(config)
-    for tap in taps:
-        check_layer(adopted.network, tap)
-    plans = {tap: plan_features(config, adopted, tap) for tap in taps}
+    root, plans = locate(config.features.store), open_origin(config, taps).plans
     for tap, plan in plans.items():
         check_place(root.child(tap), plan)
     return Export(config, plans, {tap: root.child(tap) for tap in taps}, _crew(config, launch).device)
@@ -201,7 +200,7 @@ def _finish(at: Location, plan: FeaturePlan, shards: Mapping[int, ShardRecord], 
     return finish_store(at, plan, [shards[shard] for shard in range(plan.num_shards)])
 
 
-def _crew(config: ConceptRunConfig, launch: Launch) -> Crew:
+def _crew(config: ConceptRunConfig | InsightRunConfig, launch: Launch) -> Crew:
     return Crew(config.workers, config.resources, launch.address, launch.debug)
 
 

@@ -15,6 +15,7 @@ from raytrain_xai.checkpoint import complete_steps, read_checkpoint_of
 from raytrain_xai.config import AnyRunConfig, RunConfig, job_with_overrides, parse_job
 from raytrain_xai.data.run_data import open_run_data
 from raytrain_xai.errors import ConfigError, DataError
+from raytrain_xai.insight_config import InsightRunConfig
 from raytrain_xai.run_folder import (
     CHECKPOINTS,
     METRICS,
@@ -32,6 +33,7 @@ from raytrain_xai.runners.caption_job import plan_captions
 from raytrain_xai.runners.changes import RESUMABLE, RESUMABLE_OF, changed_keys
 from raytrain_xai.runners.cluster import connected
 from raytrain_xai.runners.concept_job import plan_concepts
+from raytrain_xai.runners.insight_job import plan_insight
 from raytrain_xai.runners.job import Job, Launch
 from raytrain_xai.runners.loop import train
 from raytrain_xai.runners.preflight import check_run, resolve_paths
@@ -119,6 +121,8 @@ def _plan(config: AnyRunConfig, stored: Location | None) -> Job:
         return plan_align(config)
     if isinstance(config, CaptionRunConfig):
         return plan_captions(config, stored)
+    if isinstance(config, InsightRunConfig):
+        return plan_insight(config, stored)
     return plan_concepts(config, stored)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from raytrain_xai.concept_config import ConceptOptimSection
-from raytrain_xai.runners.concept_loop import concept_rate
+from raytrain_xai.runners.sae_learner import concept_rate
 
 
 @pytest.mark.parametrize(

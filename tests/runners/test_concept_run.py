@@ -20,7 +20,7 @@ from raytrain_xai.data.loader import evaluation_batches
 from raytrain_xai.errors import ConfigError, DataError, RunError
 from raytrain_xai.evaluation import measure_run
 from raytrain_xai.guidance.evaluate import evaluate, summarise
-from raytrain_xai.runners import concept_loop
+from raytrain_xai.runners import sae_learner
 from raytrain_xai.runners.train import Launch, resume_run, start_run
 from raytrain_xai.storage import locate
 
@@ -41,7 +41,7 @@ class Killed(Exception):
 
 def die_before_update(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
     """The process ends in the middle of optimiser step ``step`` (from 0), once."""
-    real, calls = concept_loop.apply_update, 0
+    real, calls = sae_learner.apply_update, 0
 
     def apply_or_die(*args: Any, **kwargs: Any) -> None:
         nonlocal calls
@@ -50,7 +50,7 @@ def die_before_update(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
             raise Killed
         real(*args, **kwargs)
 
-    monkeypatch.setattr(concept_loop, "apply_update", apply_or_die)
+    monkeypatch.setattr(sae_learner, "apply_update", apply_or_die)
 
 
 def folder(config: ConceptRunConfig) -> Path:

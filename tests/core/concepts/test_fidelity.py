@@ -92,10 +92,6 @@ def test_any_division_of_the_images_gives_the_same_numbers(subject: tuple[Networ
 
 def test_histogram_by_hand() -> None:
     """1000 positions; latents at shares 1, .5, .1, .001 and one that is never active. Two bins: [.01, .1], (.1, 1]."""
-    sums = FidelitySums.empty(2, 5, torch.device("cpu"))
-    values = sums.to_tensors() | {
-        "positions": torch.tensor(1000), "fired": torch.tensor([1000, 500, 100, 1, 0]),
-    }  # fmt: skip
-    found = frequency_histogram(FidelitySums.from_tensors(values), bins_per_decade=1, decades=2)
+    found = frequency_histogram(torch.tensor([1000, 500, 100, 1, 0]), 1000, bins_per_decade=1, decades=2)
     assert found["edges"] == pytest.approx([0.01, 0.1, 1.0])
     assert found["counts"] == [2.0, 2.0]  # .1 belongs to the lower bin, .001 is below all
