@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -109,9 +108,10 @@ class ImageIndex:
             raise ConfigError(f"{at.uri} holds no index of images; write one with: raytrain-xai insight index RUN")
         self._at = at
         try:
-            record: dict[str, Any] = json.loads(read_bytes(at.child(ABOUT)))
+            record = json.loads(read_bytes(at.child(ABOUT)))
             version = record.pop("format_version")
-            self.about = About(**(record | {"grid": (record["grid"][0], record["grid"][1])}))
+            height, width = record.pop("grid")
+            self.about = About(grid=(height, width), **record)
         except (ValueError, KeyError, TypeError) as error:
             raise DataError(f"{at.child(ABOUT).uri} is damaged: {error}; write the index again") from error
         if version != FORMAT_VERSION:
