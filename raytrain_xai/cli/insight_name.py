@@ -94,11 +94,11 @@ def _echo_score(score: NamingScore) -> None:
     from rich.table import Table
 
     table = Table("class", "names", "fit", "inside", "chance", title="names that stand for a class")
-    for label in sorted({name.label for name in score.judged}):
-        own = [name for name in score.judged if name.label == label]
+    for kind in sorted({name.kind for name in score.judged}):
+        own = [name for name in score.judged if name.kind == kind]
         inside = sum(name.inside for name in own) / len(own)
         fits = sum(name.fits for name in own)
-        table.add_row(label, str(len(own)), str(fits), f"{inside:.2f}", f"{own[0].chance:.2f}")
+        table.add_row(kind, str(len(own)), str(fits), f"{inside:.2f}", f"{own[0].chance:.2f}")
     if score.judged:
         echo_table(table)
     click.echo(

@@ -26,14 +26,14 @@ class JudgedName:
 
     Attributes:
         concept, name: the concept and what it is called.
-        label: the class that its name stands for.
-        inside: part of its activation at labelled positions that lies on this class, in [0, 1].
-        chance: part of all labelled positions that this class has.
+        kind: the kind of class that its name stands for, such as ``sofa`` for the classes sofa and couch.
+        inside: part of its activation at labelled positions that lies on such classes, in [0, 1].
+        chance: part of all labelled positions that these have.
     """
 
     concept: int
     name: str
-    label: str
+    kind: str
     inside: float
     chance: float
 
@@ -49,8 +49,8 @@ class NamingScore:
 
     Attributes:
         judged: names that stand for a class, in order of the concepts.
-        specific: concept -> class, of the concepts most of whose activation lies on one class (not the background).
-        named_so: those of ``specific`` whose name stands for this class.
+        specific: concept -> kind, of the concepts most of whose activation lies on one kind of class (not the background).
+        named_so: those of ``specific`` whose name stands for this kind.
     """
 
     judged: Sequence[JudgedName]
@@ -88,28 +88,35 @@ def score_names(names: Mapping[int, str], description: Description, classes: Seq
         raise ConfigError(
             "names are judged by class masks, and no image of the description has one; use data with masks"
         )
-    share = _shares(description, len(classes))
-    column = {kind_of(name): place for place, name in enumerate(classes, start=1)}
-    chance = (description.class_positions / total).tolist()
+    kinds = ["", *dict.fromkeys(kind_of(name) for name in classes)]  # the first one is the background
+    of_column = torch.tensor([0, *(kinds.index(kind_of(name)) for name in classes)])
+    share = _shares(description, of_column, len(kinds))
+    chance = torch.zeros(len(kinds)).index_add_(0, of_column, description.class_positions / total).tolist()
     is_known = share.sum(dim=1) > 0
-    judged: list[JudgedName] = []
-    for concept, name in sorted(names.items()):
-        place = column.get(kind_of(name))
-        if place is not None and is_known[concept]:
-            judged.append(JudgedName(concept, name, classes[place - 1], float(share[concept, place]), chance[place]))
+    judged = [
+        JudgedName(concept, name, kinds[place], float(share[concept, place]), chance[place])
+        for concept, name, place in (
+            (concept, name, kinds.index(kind_of(name)))
+            for concept, name in sorted(names.items())
+            if name and kind_of(name) in kinds and is_known[concept]
+        )
+    ]
     most, where = share.max(dim=1)
     own = ((most >= MOST) & (where > 0)).nonzero().flatten().tolist()
-    specific = {concept: classes[int(where[concept]) - 1] for concept in own}
-    named_so = {concept for concept, label in specific.items() if kind_of(names.get(concept, "")) == kind_of(label)}
+    specific = {concept: kinds[int(where[concept])] for concept in own}
+    named_so = {concept for concept, kind in specific.items() if kind_of(names.get(concept, "")) == kind}
     return NamingScore(judged, specific, frozenset(named_so))
 
 
-def _shares(description: Description, num_classes: int) -> Tensor:
-    """(K, C + 1) float64: part of a concept's activation at labelled positions on each class; 0 for rare concepts."""
-    concept, column = description.on_class.cells(num_classes + 1)
-    count, mass = description.on_class.sums.unbind(dim=1)
-    table = mass.new_zeros(2, description.seen.num_latents, num_classes + 1)
-    table[0, concept, column], table[1, concept, column] = count, mass
-    is_enough = table[0].sum(dim=1, keepdim=True) >= LEAST_POSITIONS
-    tiny = torch.finfo(table.dtype).tiny
-    return table[1] / table[1].sum(dim=1, keepdim=True).clamp(min=tiny) * is_enough
+def _shares(description: Description, of_column: Tensor, num_kinds: int) -> Tensor:
+    """(K, kinds) float64: part of a concept's activation at labelled positions on each kind; 0 for rare concepts.
+
+    Args:
+        of_column: (C + 1,) int64, kind of every column of the class table.
+    """
+    concept, column = description.on_class.cells(len(of_column))
+    table = torch.zeros(description.seen.num_latents, num_kinds, 2, dtype=torch.float64)
+    table.index_put_((concept, of_column[column]), description.on_class.sums, accumulate=True)
+    count, mass = table.unbind(dim=2)
+    is_enough = count.sum(dim=1, keepdim=True) >= LEAST_POSITIONS
+    return mass / mass.sum(dim=1, keepdim=True).clamp(min=torch.finfo(mass.dtype).tiny) * is_enough

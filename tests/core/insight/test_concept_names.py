@@ -160,12 +160,20 @@ def test_names_are_judged_by_where_concepts_are_active() -> None:
     counts = [[10, 20, 0], [30, 10, 0], [5, 0, 50], [0, 0, 19], [40, 0, 5]]
     names = {0: "tabby cat", 1: "kitten", 2: "grass", 3: "Saluki, dog", 4: "sky"}
     score = score_names(names, judged_description(rows, counts), ("cat", "dog"))
-    assert [(name.concept, name.label, name.inside, name.chance) for name in score.judged] == [
+    assert [(name.concept, name.kind, name.inside, name.chance) for name in score.judged] == [
         (0, "cat", 0.75, 0.25), (1, "cat", 0.25, 0.25),
     ]  # fmt: skip  # 3 is active at too few positions, 2 and 4 have names of no class
     assert [name.fits for name in score.judged] == [True, False]
     assert (score.fitting, score.inside) == (0.5, 0.5)
     assert score.specific == {0: "cat", 2: "dog"} and score.named_so == {0} and score.found == 0.5
+
+
+def test_classes_of_one_kind_count_together() -> None:
+    """Sofas of one data set and couches of another: neither has half of the activation, both together have .8."""
+    rows, counts = [[1.0, 2.0, 2.0]], [[10, 20, 20]]
+    score = score_names({0: "settee"}, judged_description(rows, counts), ("sofa", "couch"))
+    assert [(name.kind, name.inside, name.chance) for name in score.judged] == [("sofa", 0.8, 0.5)]
+    assert score.specific == {0: "sofa"} and score.named_so == {0}
 
 
 def test_names_cannot_be_judged_without_masks() -> None:
