@@ -20,7 +20,7 @@ class SegmentOptions(Body):
 
     labels: Annotated[tuple[_Text, ...], Field(alias="label", max_length=MAX_LABELS)] = ()
     """Words that pixels are given to; may be given several times. None: only the concepts of patches are told."""
-    background: Annotated[tuple[_Text, ...], Field(max_length=MAX_LABELS)] = ()
+    background: Annotated[tuple[_Text, ...], Field(alias="background", max_length=MAX_LABELS)] = ()
     """Words that compete with the labels; where one of them wins is background."""
     background_score: Annotated[float | None, Field(ge=-1, le=1)] = None
     """Instead, cosine that a label has to exceed; without both, every pixel gets a label."""

@@ -8,14 +8,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from colours import colour_model, write_colour_run
 from PIL import Image
 from starlette.concurrency import run_in_threadpool
 from starlette.testclient import TestClient
 
-from raytrain_xai.serving.engine import Job, run_jobs
+from raytrain_xai.serving.engine import AnyJob, run_jobs
+from raytrain_xai.serving.insight_jobs import ImageSegments
 from raytrain_xai.serving.jobs import ImageAnswer
-from raytrain_xai.serving.model_store import ModelStore
-from raytrain_xai.serving.served_model import RunAddress
+from raytrain_xai.serving.model_store import ModelStore, Served, load_served
+from raytrain_xai.serving.served_insight import ServedInsight
+from raytrain_xai.serving.served_model import ModelKey, RunAddress
 from serve.api import create_api
 from serve.links import Links
 from serve.meter import Meter
@@ -49,6 +53,13 @@ def served_models(
 
 
 @pytest.fixture(scope="session")
+def colour_models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, ModelSettings]:
+    """``colours``: an encoder made by hand with a described run, see :mod:`colours`."""
+    run = write_colour_run(tmp_path_factory.mktemp("colour-runs"))
+    return {"colours": ModelSettings(versions={"1": VersionSettings(run=run)})}
+
+
+@pytest.fixture(scope="session")
 def concept_service(served_models: dict[str, ModelSettings], make_service: MakeService) -> Service:
     """Service on ``served_models`` with default settings; shared, so change nothing that stays."""
     return make_service(ServeSettings(models=served_models))
@@ -74,12 +85,17 @@ def _make_service(settings: ServeSettings) -> Service:
         name: {version: RunAddress(v.run, v.also, v.weight) for version, v in model.versions.items()}
         for name, model in settings.served.items()
     }
-    models = ModelStore(addresses, memory_bytes=settings.replica.memory_bytes)
+    models = ModelStore(addresses, memory_bytes=settings.replica.memory_bytes, load=_load)
     links = Links(settings.monitor.links, max_bytes=settings.monitor.links_bytes)
     return Service(settings, models, _answer, links, Meter())
 
 
-async def _answer(job: Job) -> list[ImageAnswer]:
+def _load(key: ModelKey, address: RunAddress, device: torch.device | str = "cpu") -> Served:
+    """Runs are read; the encoder of ``colours`` is made, since it has no weights that could be read."""
+    return ServedInsight(key, colour_model()) if key.name == "colours" else load_served(key, address, device)
+
+
+async def _answer(job: AnyJob) -> list[ImageAnswer] | list[ImageSegments]:
     """One job at a time, in a thread as in a replica."""
     (answers,) = await run_in_threadpool(run_jobs, [job])
     if isinstance(answers, Exception):

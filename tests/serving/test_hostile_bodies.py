@@ -27,6 +27,7 @@ ROUTES = (
     "/v1/models/concepts:intervene?change=3:0",
     "/v1/models/concepts:batch?operation=predict",
     "/v1/models/concepts:flag?verdict=wrong_reason&class=bird",
+    "/v1/models/colours:segment?label=red&label=blue",
     "/v2/models/concepts/infer",
     "/v2/models/plain/versions/b/infer",
 )
@@ -37,10 +38,17 @@ GROWTH_BYTES = 1_000_000_000
 
 
 @pytest.fixture(scope="module")
-def service(served_models: dict[str, ModelSettings], make_service, tmp_path_factory: pytest.TempPathFactory) -> Service:
+def service(
+    served_models: dict[str, ModelSettings], colour_models: dict[str, ModelSettings], make_service,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Service:  # fmt: skip
     feedback: Path = tmp_path_factory.mktemp("feedback")
     return make_service(
-        ServeSettings(models=served_models, monitor=MonitorSettings(feedback=str(feedback)), limits=LimitSettings())
+        ServeSettings(
+            models=served_models | colour_models,
+            monitor=MonitorSettings(feedback=str(feedback)),
+            limits=LimitSettings(),
+        )
     )
 
 
@@ -82,7 +90,7 @@ def peak_bytes() -> int:
 
 
 def test_every_route_that_takes_a_body_is_attacked(service: Service) -> None:
-    attacked = {re.sub(r"/(concepts|plain)", "/{model}", route.partition("?")[0]) for route in ROUTES}
+    attacked = {re.sub(r"/(concepts|plain|colours)", "/{model}", route.partition("?")[0]) for route in ROUTES}
     attacked = {route.replace("/versions/b", "/versions/{version}") for route in attacked}
     paths = create_api(service).openapi()["paths"]
     assert attacked == {path for path, operations in paths.items() if "post" in operations}

@@ -27,10 +27,11 @@ CHECKS = [not_a_server_error, status_code_conformance, content_type_conformance,
 
 @pytest.mark.parametrize("mode", [GenerationMode.POSITIVE, GenerationMode.NEGATIVE], ids=["as described", "otherwise"])
 def test_made_up_requests_are_answered_as_documented(
-    mode: GenerationMode, served_models: dict[str, ModelSettings], make_service, tmp_path: Path
-) -> None:
+    mode: GenerationMode, served_models: dict[str, ModelSettings], colour_models: dict[str, ModelSettings],
+    make_service, tmp_path: Path,
+) -> None:  # fmt: skip
     """Of every operation; the names of models are real, since made-up ones are all unknown."""
-    chosen = ServeSettings(models=served_models, monitor=MonitorSettings(feedback=str(tmp_path)))
+    chosen = ServeSettings(models=served_models | colour_models, monitor=MonitorSettings(feedback=str(tmp_path)))
     service: Service = make_service(chosen)
     document = schemathesis.openapi.from_asgi("/openapi.json", create_api(service))
     asked: Counter[str] = Counter()
@@ -45,7 +46,7 @@ def test_made_up_requests_are_answered_as_documented(
         @given(case=operation.as_strategy(generation_mode=mode))
         def ask(case: schemathesis.Case) -> None:
             if "model" in case.path_parameters:
-                case.path_parameters["model"] = "concepts"
+                case.path_parameters["model"] = "colours" if case.path.endswith((":segment", ":search")) else "concepts"
             asked[case.operation.label] += 1
             case.call_and_validate(checks=CHECKS)
 

@@ -36,6 +36,8 @@ M = "/v1/models/birds"
         ("POST", f"{M}:trace", "explain"),
         ("POST", f"{M}:intervene", "explain"),
         ("POST", f"{M}:flag", "explain"),
+        ("POST", f"{M}:segment", "explain"),
+        ("POST", f"{M}:search", "explain"),
         ("GET", f"{M}/concepts", "explain"),
         ("GET", f"{M}/concepts/3", "explain"),
         ("GET", f"{M}/concepts/3/examples/0.jpg", "explain"),
