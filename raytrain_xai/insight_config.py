@@ -8,6 +8,7 @@ from typing import Any, Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from raytrain_xai.concept_config import ConceptOptimSection
+from raytrain_xai.concepts.matryoshka import ROUNDING
 from raytrain_xai.sections import CheckpointConfig, ResourcesConfig, Section, TrackingConfig
 
 PUBLISHED_FRACTIONS = (0.008, 0.03, 0.06, 0.12, 0.24, 0.542)
@@ -34,7 +35,7 @@ class MatryoshkaSection(Section):
             raise ValueError(f"group_fractions are positive and sum to 1, got {list(self.group_fractions)}")
         if self.k > self.latents:
             raise ValueError(f"k={self.k} is more than the latents={self.latents} there are")
-        if int(min(self.group_fractions) * self.latents) < 1:
+        if min(self.group_fractions) * self.latents < 1 - ROUNDING:
             raise ValueError(
                 f"the smallest group of {self.latents} latents would be empty; set more latents, or group_fractions"
             )

@@ -6,6 +6,7 @@ import click
 
 from raytrain_xai.cli.insight_caption import caption_command, caption_score_command
 from raytrain_xai.cli.insight_describe import describe_command
+from raytrain_xai.cli.insight_import import import_command
 from raytrain_xai.cli.insight_name import name_command
 from raytrain_xai.cli.insight_score import score_command
 from raytrain_xai.cli.insight_steer import steer_command
@@ -22,3 +23,4 @@ insight_group.add_command(caption_command)
 insight_group.add_command(caption_score_command)
 insight_group.add_command(steer_command)
 insight_group.add_command(score_command)
+insight_group.add_command(import_command)
