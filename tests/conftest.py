@@ -20,6 +20,7 @@ from raytrain_xai.data.dataset import open_dataset
 from raytrain_xai.data.loader import load_samples
 from raytrain_xai.data.prepare import prepare
 from raytrain_xai.data.sources import read_source
+from raytrain_xai.language.minilm import MiniLm, load_minilm
 from raytrain_xai.models.zoo import build_network
 from raytrain_xai.run_folder import create_run, write_config, write_json
 from raytrain_xai.storage import locate, write_bytes
@@ -45,6 +46,12 @@ def shared_data() -> Path:
             f"real data not found at {folder}; set RAYTRAIN_XAI_DATA to the folder that holds VOCdevkit and coco"
         )
     return folder
+
+
+@pytest.fixture(scope="session")
+def minilm() -> MiniLm:
+    """The text encoder of aligned encoders; seconds to read, so once."""
+    return load_minilm()
 
 
 @pytest.fixture(scope="session")
