@@ -49,7 +49,7 @@ class NamingScore:
 
     Attributes:
         judged: names that stand for a class, in order of the concepts.
-        specific: concept -> kind, of the concepts most of whose activation lies on one kind of class (not the background).
+        specific: concept -> kind, of the concepts with most of their activation on one kind of class (no background).
         named_so: those of ``specific`` whose name stands for this kind.
     """
 
