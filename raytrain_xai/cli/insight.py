@@ -5,10 +5,13 @@ from __future__ import annotations
 import click
 
 from raytrain_xai.cli.insight_caption import caption_command, caption_score_command
+from raytrain_xai.cli.insight_classify import classify_command
 from raytrain_xai.cli.insight_describe import describe_command
 from raytrain_xai.cli.insight_import import import_command
 from raytrain_xai.cli.insight_name import name_command
 from raytrain_xai.cli.insight_score import score_command
+from raytrain_xai.cli.insight_search import index_command, search_command
+from raytrain_xai.cli.insight_segment import segment_command
 from raytrain_xai.cli.insight_steer import steer_command
 
 
@@ -24,3 +27,7 @@ insight_group.add_command(caption_score_command)
 insight_group.add_command(steer_command)
 insight_group.add_command(score_command)
 insight_group.add_command(import_command)
+insight_group.add_command(segment_command)
+insight_group.add_command(classify_command)
+insight_group.add_command(index_command)
+insight_group.add_command(search_command)
