@@ -23,6 +23,7 @@ from serve.routes_models import model_routes
 from serve.routes_monitor import monitor_routes
 from serve.routes_page import page_routes
 from serve.routes_predict import predict_routes
+from serve.routes_search import search_routes
 from serve.routes_v2 import v2_routes
 from serve.security.protect import protect
 from serve.service import Service
@@ -36,6 +37,7 @@ _ROUTES: tuple[Callable[[Service], APIRouter], ...] = (
     predict_routes,
     batch_routes,
     insight_routes,
+    search_routes,
     model_routes,
     concept_routes,
     link_routes,

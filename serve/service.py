@@ -21,6 +21,7 @@ from raytrain_xai.serving.model_store import ModelStore
 from serve.catalogues import Catalogues
 from serve.links import Links
 from serve.meter import Meter
+from serve.searches import Searches
 from serve.settings import ServeSettings
 
 _DECODED_TOGETHER = 2
@@ -93,6 +94,11 @@ class Service:
     def catalogues(self) -> Catalogues:
         """Concepts of the models, opened once for all routes."""
         return Catalogues(self.models)
+
+    @cached_property
+    def searches(self) -> Searches:
+        """Indexes of images, opened once for all routes."""
+        return Searches(self.models)
 
     @cached_property
     def decoding(self) -> CapacityLimiter:

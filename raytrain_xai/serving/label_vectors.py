@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections import OrderedDict
 from collections.abc import Sequence
 
@@ -15,7 +16,7 @@ KEPT = 4096  # of 512 dimensions: 8 MB
 
 
 class LabelVectors:
-    """Vectors of texts; the one used longest ago leaves when there are too many. For one thread at a time.
+    """Vectors of texts; the one used longest ago leaves when there are too many. Safe for threads, one at a time.
 
     Args:
         encoder: of D dimensions.
@@ -25,6 +26,7 @@ class LabelVectors:
     def __init__(self, encoder: LanguageEncoder, family: str = "plain") -> None:
         self._encoder = encoder
         self._templates = find_family(family)
+        self._encoding = threading.Lock()
         self._known: OrderedDict[str, Tensor] = OrderedDict()
 
     def __call__(self, texts: Sequence[str]) -> Tensor:
@@ -33,6 +35,10 @@ class LabelVectors:
         Raises:
             ConfigError: an empty text.
         """
+        with self._encoding:
+            return self._vectors(texts)
+
+    def _vectors(self, texts: Sequence[str]) -> Tensor:
         new = [text for text in dict.fromkeys(texts) if text not in self._known]
         if new:
             self._known |= zip(new, embed_terms(self._encoder, new, self._templates), strict=True)

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from raytrain_xai.errors import CheckpointError, ConfigError
 from raytrain_xai.insight.contributions import PatchView
+from raytrain_xai.insight.described import is_described, read_described
 from raytrain_xai.insight.model import InsightModel, load_insight
 from raytrain_xai.insight.segment import (
     Background,
@@ -37,7 +38,7 @@ _SCORES_AT_ONCE = 1 << 24  # labels x pixels whose scores are in memory together
 
 
 class ServedInsight:
-    """A loaded version; its answers are asked for from one thread at a time.
+    """A loaded version; :meth:`answer` is for one thread at a time.
 
     Args:
         key: name and version.
@@ -57,14 +58,21 @@ class ServedInsight:
 
         Raises:
             ConfigError: not a concept run of an encoder, its encoder is not there, or ``also`` is given.
-            CheckpointError: no checkpoint, or it is damaged.
+            CheckpointError: no checkpoint, it is damaged, or the run was described with another one.
+            DataError: its description is damaged.
         """
         if address.also:
             raise ConfigError(
                 f"{address.run} has the concepts of an encoder, which are in one layer; got {address.also}"
             )
+        at = open_run(address.run)
         model = load_insight(address.run, device=device)
-        return cls(key, replace(model, names=LiveNames(open_run(address.run))))
+        if is_described(at) and read_described(at).subject.fingerprint != model.fingerprint:
+            raise CheckpointError(
+                f"{address.run} was described with another checkpoint, so parents and pictures are of other concepts; "
+                f"describe it again: raytrain-xai insight describe {address.run}"
+            )
+        return cls(key, replace(model, names=LiveNames(at)))
 
     @property
     def operations(self) -> tuple[str, ...]:
@@ -94,8 +102,7 @@ class ServedInsight:
         """
         texts = (*question.labels, *question.background)
         for text in texts:
-            if not text.strip() or not text.isprintable():
-                raise ConfigError(f"{text!r} is no text that an image could show; give words")
+            _require_words(text)
         if len(set(texts)) < len(texts):
             raise ConfigError("a text is given twice; labels and background have to differ")
         if len(texts) > MAX_LABELS:
@@ -129,6 +136,16 @@ class ServedInsight:
                 chosen = torch.tensor(part, device=images.device)
                 found |= zip(part, self._segmented(images[chosen], _rows_of(view, chosen), question), strict=True)
         return [found[row] for row in range(len(questions))]
+
+    def text_vector(self, text: str) -> Tensor:
+        """Unit text vector (D,), as labels have it.
+
+        Raises:
+            ConfigError: no words.
+        """
+        _require_words(text)
+        with torch.no_grad():
+            return self._vectors([text])[0]
 
     def self_check(self) -> None:
         """Segment a fixed picture, and see that contributions of concepts add up to the scores.
@@ -195,6 +212,11 @@ class ServedInsight:
             concepts = tuple(ConceptPart(k, self.model.name(k), value) for k, value in used)
             residual = abs(score - bias - rest - sum(value for _, value in used))
             yield image, SegmentAnswer(label, share, score, bias, concepts, (count, rest), residual)
+
+
+def _require_words(text: str) -> None:
+    if not text.strip() or not text.isprintable():
+        raise ConfigError(f"{text!r} is no text that an image could show; give words")
 
 
 def _rows_of(view: PatchView, rows: Tensor) -> PatchView:

@@ -19,7 +19,7 @@ _RULES: tuple[tuple[str, re.Pattern[str], Role | None], ...] = (
     ("POST", re.compile(rf"{_MODEL}:predict|{_V2_MODEL}/infer"), "predict"),
     # Numbers of all clients together: as much as the drift of a model tells. Not open to loopback, since behind a
     # proxy on the same machine every client comes from there.
-    ("GET", re.compile(rf"/metrics|/v1/maps/.+|{_MODEL}/(concepts|drift)(/.+)?"), "explain"),
+    ("GET", re.compile(rf"/metrics|/v1/maps/.+|{_MODEL}/(concepts|drift|images)(/.+)?"), "explain"),
     ("POST", re.compile(rf"{_MODEL}:(explain|trace|intervene|segment|search|batch|flag)"), "explain"),
     ("PATCH", re.compile(rf"{_MODEL}/concepts/[^/]+"), "edit"),
 )

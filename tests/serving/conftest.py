@@ -9,17 +9,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from colours import colour_model, write_colour_run
+from colours import SIDE, colour_model, write_colour_run
 from PIL import Image
 from starlette.concurrency import run_in_threadpool
 from starlette.testclient import TestClient
 
+from raytrain_xai.insight.image_index import build_index
+from raytrain_xai.insight.image_rows import ImageRows
 from raytrain_xai.serving.engine import AnyJob, run_jobs
 from raytrain_xai.serving.insight_jobs import ImageSegments
 from raytrain_xai.serving.jobs import ImageAnswer
 from raytrain_xai.serving.model_store import ModelStore, Served, load_served
 from raytrain_xai.serving.served_insight import ServedInsight
 from raytrain_xai.serving.served_model import ModelKey, RunAddress
+from raytrain_xai.storage import locate
 from serve.api import create_api
 from serve.links import Links
 from serve.meter import Meter
@@ -53,9 +56,10 @@ def served_models(
 
 
 @pytest.fixture(scope="session")
-def colour_models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, ModelSettings]:
-    """``colours``: an encoder made by hand with a described run, see :mod:`colours`."""
+def colour_models(objects: str, tmp_path_factory: pytest.TempPathFactory) -> dict[str, ModelSettings]:
+    """``colours``: an encoder made by hand with a described run, see :mod:`colours`; ``val`` of objects is indexed."""
     run = write_colour_run(tmp_path_factory.mktemp("colour-runs"))
+    build_index(colour_model(), ImageRows([objects], "val", SIDE), "val", locate(run).child("insight", "index-val"))
     return {"colours": ModelSettings(versions={"1": VersionSettings(run=run)})}
 
 

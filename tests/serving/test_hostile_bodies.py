@@ -28,6 +28,7 @@ ROUTES = (
     "/v1/models/concepts:batch?operation=predict",
     "/v1/models/concepts:flag?verdict=wrong_reason&class=bird",
     "/v1/models/colours:segment?label=red&label=blue",
+    "/v1/models/colours:search",
     "/v2/models/concepts/infer",
     "/v2/models/plain/versions/b/infer",
 )

@@ -42,6 +42,7 @@ M = "/v1/models/birds"
         ("GET", f"{M}/concepts/3", "explain"),
         ("GET", f"{M}/concepts/3/examples/0.jpg", "explain"),
         ("GET", f"{M}/drift", "explain"),
+        ("GET", f"{M}/images/3.jpg", "explain"),
         ("GET", "/v1/maps/0123.png", "explain"),
         ("GET", "/metrics", "explain"),
         ("PATCH", f"{M}/concepts/3", "edit"),
