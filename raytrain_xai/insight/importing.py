@@ -186,7 +186,7 @@ def _describe(
     )  # fmt: skip
     folder = description_of(at)
     empty = SparseCode(torch.zeros(count, NUM_TOKENS, 1), none[..., None], count)
-    write_top_tokens(folder, TopTokens(empty.values[..., 0], none - 1, none - 1, empty))
+    write_top_tokens(folder, TopTokens(torch.zeros(count, NUM_TOKENS), none - 1, none - 1, empty))
     write_table(folder.child(PICTURES), PICTURE_SCHEMA.empty_table())
     groups = sae.groups_of(torch.arange(count))
     write_described(Described(folder, subject, (), tuple(sae.group_sizes.tolist()), sums, relations(seen, groups)))
