@@ -159,7 +159,7 @@ class ConceptDetail(ConceptSummary):
     version: str
     examples: list[ConceptExample]
     partners: list[Partner]
-    relatives: ConceptRelatives | None
+    relatives: ConceptRelatives | None = None
     """null for concepts of a network, and for a run that was not described."""
     history: list[Renaming]
 

@@ -19,6 +19,7 @@ from raytrain_xai_client.client import Client
 from raytrain_xai_client.descriptions import ConceptDetail, ConceptPage, ConceptSummary, Model, ModelSummary
 from raytrain_xai_client.errors import AnswerError, ClientError, ConnectionFailedError, ServiceError
 from raytrain_xai_client.images import ImageAddress, ImageInput
+from raytrain_xai_client.insight import FoundImage, FoundImages, Segment, SegmentedImage
 from raytrain_xai_client.maps import EvidenceMap, RgbaPicture
 from raytrain_xai_client.retry import Retry
 
@@ -39,6 +40,8 @@ __all__ = [
     "EvidenceMap",
     "ExplainedClass",
     "Explanation",
+    "FoundImage",
+    "FoundImages",
     "ImageAddress",
     "ImageInput",
     "Intervention",
@@ -48,6 +51,8 @@ __all__ = [
     "Problem",
     "Retry",
     "RgbaPicture",
+    "Segment",
+    "SegmentedImage",
     "ServiceError",
     "Trace",
     "TracedClass",

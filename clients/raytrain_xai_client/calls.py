@@ -25,6 +25,7 @@ from raytrain_xai_client.decoding import decode
 from raytrain_xai_client.descriptions import ConceptDetail, ConceptPage, Model, ModelSummary
 from raytrain_xai_client.errors import AnswerError, ServiceError
 from raytrain_xai_client.images import ImageAddress, ImageInput, as_list, encoded, instances
+from raytrain_xai_client.insight import FoundImages, SegmentedImage
 from raytrain_xai_client.retry import retry_after
 
 _Result = TypeVar("_Result")
@@ -33,7 +34,7 @@ _Kind = TypeVar("_Kind")
 Operation = Literal["predict", "explain", "trace", "intervene"]
 _ANSWERS: Mapping[str, tuple[str, type[Any]]] = {
     "predict": ("predictions", Prediction), "explain": ("explanations", Explanation), "trace": ("traces", Trace),
-    "intervene": ("interventions", Intervention),
+    "intervene": ("interventions", Intervention), "segment": ("segmentations", SegmentedImage),
 }  # fmt: skip
 
 
@@ -71,8 +72,9 @@ def show_model(model: str) -> Call[Model]:
 
 
 def ask(
-    model: str, operation: Operation, images: ImageInput | Iterable[ImageInput], options: Mapping[str, Any]
-) -> Call[Answers[Any]]:
+    model: str, operation: Operation | Literal["segment"], images: ImageInput | Iterable[ImageInput],
+    options: Mapping[str, Any],
+) -> Call[Answers[Any]]:  # fmt: skip
     """An operation on images."""
     key, kind = _ANSWERS[operation]
 
@@ -88,6 +90,21 @@ def ask(
 
     sent = [encoded(image) for image in as_list(images)]
     return Call("POST", f"{_of(model)}:{operation}", read, body=_body(sent, options))
+
+
+def segment(
+    model: str, images: ImageInput | Iterable[ImageInput], options: Mapping[str, Any]
+) -> Call[Answers[SegmentedImage]]:
+    """Images divided by labels."""
+    return ask(model, "segment", images, options)
+
+
+def search_images(model: str, wanted: Mapping[str, Any]) -> Call[FoundImages]:
+    """Images that show a concept, or what a text says."""
+    return Call(
+        "POST", f"{_of(model)}:search", lambda response: decode(FoundImages, _json(response)),
+        body={"json": given(wanted)},
+    )  # fmt: skip
 
 
 def ask_batch(

@@ -25,6 +25,7 @@ from raytrain_xai_client.descriptions import ConceptDetail, ConceptPage, Model, 
 from raytrain_xai_client.errors import ConnectionFailedError, ServiceError
 from raytrain_xai_client.exchange import Attempts, Patience, Pause, Send, course_of
 from raytrain_xai_client.images import ImageAddress, ImageInput, grouped
+from raytrain_xai_client.insight import FoundImages, SegmentedImage
 from raytrain_xai_client.maps import MapFormat
 from raytrain_xai_client.retry import Retry, lost
 
@@ -128,6 +129,26 @@ class Client:
         options = {"classes": classes, "class": list(names) or None, "change": calls.changes_of(changes)}
         return self._run(calls.ask(model, "intervene", images, options))
 
+    def segment(
+        self, model: str, images: ImageInput | Iterable[ImageInput], labels: Sequence[str] = (), **options: Any
+    ) -> Answers[SegmentedImage]:  # fmt: skip
+        """Which pixels show which of ``labels``, by which concepts, and the concepts of patches: as :meth:`predict`.
+
+        Args:
+            options: as the API names them: ``background``, ``background_score``, ``top``, ``patches``.
+        """
+        return self._run(calls.segment(model, images, {"label": list(labels) or None, **options}))
+
+    def search(
+        self, model: str, text: str | None = None, *, concepts: Sequence[int] = (), **options: Any
+    ) -> FoundImages:  # fmt: skip
+        """Indexed images that are most like ``text``, or show one of ``concepts`` most strongly: as :meth:`predict`.
+
+        Args:
+            options: as the API names them: ``split``, ``count``, ``top``.
+        """
+        return self._run(calls.search_images(model, {"text": text, "concepts": list(concepts) or None, **options}))
+
     def batch(
         self, model: str, images: Iterable[ImageInput], *, operation: Operation = "predict",
         progress: Callable[[int], object] | None = None, per_request: int = BATCH_IMAGES, **options: Any,
@@ -186,11 +207,13 @@ class Client:
 
     def concepts(
         self, model: str, *, query: str | None = None, class_name: str | None = None, sort: str | None = None,
-        page: int | None = None, per_page: int | None = None, layer: str | None = None,
+        page: int | None = None, per_page: int | None = None, layer: str | None = None, parent: int | None = None,
+        roots: bool | None = None,
     ) -> ConceptPage:  # fmt: skip
-        """A page of the concepts that fit, in order of ``sort``."""
+        """A page of the concepts that fit, in order of ``sort``; ``parent`` and ``roots``: of an encoder."""
         params = {
             "query": query, "class": class_name, "sort": sort, "page": page, "per_page": per_page, "layer": layer,
+            "parent": parent, "roots": roots,
         }  # fmt: skip
         return self._run(calls.find_concepts(model, params))
 

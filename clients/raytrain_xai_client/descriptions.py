@@ -25,13 +25,14 @@ class ModelSummary:
 
 @dataclass(frozen=True)
 class ConceptLayer:
-    """A concept layer; ``catalogue``: whether statistics and example images are there."""
+    """A concept layer; ``catalogue``: whether statistics and example images are there; ``relations``: parents."""
 
     layer: str
     concepts: int
     per_position: int | None
     named: int
     catalogue: bool
+    relations: bool = False
 
 
 @dataclass(frozen=True)
@@ -114,6 +115,33 @@ class Partner:
 
 
 @dataclass(frozen=True)
+class Relative:
+    """A more general or more specific concept; ``share``: how surely the one implies the other."""
+
+    id: int
+    name: str
+    share: float
+    children: int
+
+
+@dataclass(frozen=True)
+class Synonym:
+    """A concept that implies and is implied."""
+
+    id: int
+    name: str
+
+
+@dataclass(frozen=True)
+class ConceptRelatives:
+    """Concepts of an encoder above, below and beside one."""
+
+    parents: tuple[Relative, ...]
+    children: tuple[Relative, ...]
+    synonyms: tuple[Synonym, ...]
+
+
+@dataclass(frozen=True)
 class Renaming:
     """A change of a name, at ``time`` seconds since 1970."""
 
@@ -131,3 +159,4 @@ class ConceptDetail(ConceptSummary):
     examples: tuple[ConceptExample, ...]
     partners: tuple[Partner, ...]
     history: tuple[Renaming, ...]
+    relatives: ConceptRelatives | None = None

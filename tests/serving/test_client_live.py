@@ -9,6 +9,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 import uvicorn
+from colours import png_of, two_colours
 from PIL import Image
 from raytrain_xai_client import (
     AsyncClient,
@@ -28,13 +30,15 @@ from raytrain_xai_client import (
     ServiceError,
     answers,
     descriptions,
+    insight,
     maps,
 )
 
 from raytrain_xai.data.feedback import read_feedback
-from serve import model_schemas, schemas
+from serve import insight_schemas, model_schemas, schemas
 from serve.api import create_api
 from serve.service import Service
+from serve.settings import ModelSettings, ServeSettings
 
 _SAME = {
     "ImageInfo": "ImageInfo", "ClassScore": "ClassScore", "Prediction": "Prediction",
@@ -44,7 +48,10 @@ _SAME = {
     "Version": "VersionInfo", "ModelSummary": "ModelSummary", "ConceptLayer": "ConceptLayerInfo", "Model": "ModelInfo",
     "NamedShare": "NamedShare", "ConceptSummary": "ConceptSummary", "ConceptPage": "ConceptPage",
     "ConceptExample": "ConceptExample", "Partner": "Partner", "Renaming": "Renaming", "ConceptDetail": "ConceptDetail",
-    "EvidenceMap": "MapAnswer", "RgbaPicture": "PictureAnswer",
+    "EvidenceMap": "MapAnswer", "RgbaPicture": "PictureAnswer", "Relative": "Relative", "Synonym": "Synonym",
+    "ConceptRelatives": "ConceptRelatives", "ConceptPart": "ConceptPart", "OtherParts": "OtherParts",
+    "Segment": "Segment", "LabelMap": "LabelMap", "ActiveConcept": "ActiveConcept", "Patches": "Patches",
+    "SegmentedImage": "SegmentedImage", "FoundImage": "FoundImage", "FoundImages": "FoundImages",
 }  # fmt: skip
 
 
@@ -55,10 +62,16 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def address(concept_service: Service, store: Path) -> Iterator[str]:
-    """A server on loopback in a thread."""
+    """A server whose flags are kept."""
     settings = concept_service.settings
     monitor = settings.monitor.model_copy(update={"feedback": str(store)})
-    service = replace(concept_service, settings=settings.model_copy(update={"monitor": monitor}))
+    with serving(replace(concept_service, settings=settings.model_copy(update={"monitor": monitor}))) as served:
+        yield served
+
+
+@contextmanager
+def serving(service: Service) -> Iterator[str]:
+    """Address of a server on loopback in a thread."""
     with socket.socket() as listening:
         listening.bind(("127.0.0.1", 0))
         server = uvicorn.Server(uvicorn.Config(create_api(service), log_level="warning"))
@@ -84,9 +97,13 @@ def pixels() -> np.ndarray[Any, Any]:
 
 @pytest.mark.parametrize(("ours", "theirs"), _SAME.items())
 def test_types_are_those_of_the_api(ours: str, theirs: str) -> None:
-    kind = next(getattr(module, ours) for module in (answers, descriptions, maps) if hasattr(module, ours))
+    kind = next(getattr(module, ours) for module in (answers, descriptions, insight, maps) if hasattr(module, ours))
     fields = {field.name: field for field in dataclasses.fields(kind)}
-    known = getattr(schemas if hasattr(schemas, theirs) else model_schemas, theirs).model_fields
+    known = next(
+        getattr(module, theirs).model_fields
+        for module in (schemas, model_schemas, insight_schemas)
+        if hasattr(module, theirs)
+    )
     assert set(fields) == set(known)
     optional = {name for name, field in fields.items() if field.default is not dataclasses.MISSING}
     assert {name for name in known if not known[name].is_required()} >= optional - {"layer"}
@@ -224,3 +241,51 @@ def test_the_example_of_the_readme(
     printed = capsys.readouterr().out.splitlines()
     assert len(printed) == 1 + 5 + 2 * 2
     assert printed[-1].startswith("1 ")
+
+
+def test_an_encoder_is_asked_with_and_without_asyncio(colour_models: dict[str, ModelSettings], make_service) -> None:
+    service: Service = make_service(ServeSettings(models=colour_models))
+    image = png_of(two_colours((255, 0, 0), (0, 0, 255)))
+    with serving(service) as address:
+        with Client(address) as client:
+            [divided] = client.segment("colours", image, ["red", "blue"], background=["green"], top=1)
+            found = client.search("colours", "yellow", count=2)
+            assert client.search("colours", concepts=[1], count=1).images[0].concepts[0].id == 1
+            assert [one.id for one in client.concepts("colours", parent=0).concepts] == [2, 1]
+            detail = client.concept("colours", 2)
+            picture = client.fetch(found.images[0].picture)
+
+        async def ask() -> None:
+            async with AsyncClient(address) as other:
+                assert list(await other.segment("colours", image, ["red", "blue"], background=["green"], top=1)) == [
+                    divided
+                ]
+                assert (await other.search("colours", "yellow", count=2)).images == found.images
+
+        asyncio.run(ask())
+    assert sorted(segment.label for segment in divided.segments) == ["blue", "red"]
+    assert divided.map is not None and divided.patches is not None
+    assert np.asarray(Image.open(io.BytesIO(divided.map.png)))[0, [0, 31]].tolist() == [1, 2]
+    assert divided.patches.cells[0] == ((0, 1.0),)
+    assert Image.open(io.BytesIO(picture)).format == "JPEG"
+    assert detail.relatives is not None and [one.name for one in detail.relatives.parents] == ["red"]
+
+
+def test_the_example_of_the_readme_about_encoders(
+    colour_models: dict[str, ModelSettings], make_service, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "a.png"
+    file.write_bytes(png_of(two_colours((255, 0, 0), (0, 0, 255))))
+    readme = Path(__file__).parents[2] / "clients" / "README.md"
+    example = readme.read_text(encoding="utf-8").split("```python\n")[2].split("```")[0]
+    with serving(make_service(ServeSettings(models=colour_models))) as address:
+        for name, value in {
+            "http://127.0.0.1:8000": address, '"bird.jpg"': repr(str(file)), '"named"': '"colours"',
+            '["bird", "branch"]': '["red", "blue"]',
+        }.items():  # fmt: skip
+            assert name in example
+            example = example.replace(name, value)
+        exec(example, {})
+    printed = capsys.readouterr().out.splitlines()
+    assert "red 0.938 ['concept 0 +0.938']" in printed[:2]
+    assert len(printed) > 2
