@@ -41,14 +41,12 @@ class PathPlan:
     """How the path is walked.
 
     Attributes:
-        task: of the labels.
         penalties: solutions, from the weakest penalty that leaves nothing downwards; >= 2.
         smallest: last penalty as a share of the first, in (0, 1).
         tolerance: of the optimality conditions, as a share of the first penalty.
         max_steps: proximal steps for a solution, >= 1; what is not solved by then says so.
     """
 
-    task: Task
     penalties: int = 20
     smallest: float = 1e-2
     tolerance: float = 1e-3
@@ -112,21 +110,22 @@ def pool_images(code: SparseCode) -> SparseCode:
     return above(peak, peak.new_zeros(()))
 
 
-def walk_path(code: SparseCode, labels: Tensor, plan: PathPlan) -> Iterator[PathPoint]:
+def walk_path(code: SparseCode, labels: Tensor, task: Task, plan: PathPlan) -> Iterator[PathPoint]:
     """Solutions from the sparsest to the densest.
 
     Args:
         code: (N, k) of :func:`pool_images`; nothing of the size N x K is made.
         labels: (N, C) float in {0, 1}; one 1 in each row for ``multiclass``.
+        task: of the labels.
     Raises:
         DataError: no images, labels of another number, a row that is not of one class, or no active concept.
     """
-    _check(code, labels, plan.task)
+    _check(code, labels, task)
     scale = _root_mean_square(code)
     inverse = torch.where(scale > 0, 1 / scale, 0.0)
     scaled = SparseCode(code.values * inverse[code.indices], code.indices, code.num_latents)
-    step = 1 / (_CURVATURE[plan.task] * _largest_eigenvalue(scaled))
-    problem = _Problem(scaled, labels.to(code.values), plan.task, step)
+    step = 1 / (_CURVATURE[task] * _largest_eigenvalue(scaled))
+    problem = _Problem(scaled, labels.to(code.values), task, step)
     weights = code.values.new_zeros(code.num_latents, labels.shape[1])
     first = float(problem.gradient(weights).abs().max())
     if first == 0:

@@ -43,7 +43,7 @@ def by_scikit(dense: Tensor, target: np.ndarray, penalty: float) -> np.ndarray:
 
 def test_labels_of_their_own_equal_scikit_learn() -> None:
     dense, code, labels = drawn(3, exclusive=False)
-    for point in list(walk_path(code, labels, PathPlan("multilabel", 3, 0.05, 1e-5, 20_000)))[1:]:
+    for point in list(walk_path(code, labels, "multilabel", PathPlan(3, 0.05, 1e-5, 20_000)))[1:]:
         assert point.violation <= 1e-5
         for c in range(3):
             expected = by_scikit(dense, labels[:, c].numpy(), point.penalty)[0]
@@ -54,7 +54,7 @@ def test_competing_classes_meet_the_conditions_of_the_minimum() -> None:
     """The problem is convex: where its subgradient, in float64 from dense codes, holds 0, there is the minimum."""
     dense, code, labels = drawn(3, exclusive=True)
     scale = dense.double().square().mean(dim=0).sqrt()[:, None]
-    for point in list(walk_path(code, labels, PathPlan("multiclass", 3, 0.05, 1e-5, 20_000)))[1:]:
+    for point in list(walk_path(code, labels, "multiclass", PathPlan(2, 0.1, 1e-4, 20_000)))[1:]:
         weights = point.weights.double().requires_grad_()
         torch.nn.functional.cross_entropy(dense.double() @ weights, labels.argmax(dim=1)).backward()
         assert weights.grad is not None
@@ -68,25 +68,25 @@ def test_competing_classes_meet_the_conditions_of_the_minimum() -> None:
 
 def test_the_path_starts_empty_and_grows() -> None:
     _, code, labels = drawn(4, exclusive=False)
-    points = list(walk_path(code, labels, PathPlan("multilabel", 4)))
+    points = list(walk_path(code, labels, "multilabel", PathPlan(4, 0.1)))
     used = [int(point.concepts_per_class.sum()) for point in points]
     assert used[0] == 0
     assert used[-1] > used[1] > 0
-    assert points[-1].penalty == pytest.approx(points[0].penalty / 100)
+    assert points[-1].penalty == pytest.approx(points[0].penalty / 10)
     assert all(point.violation <= 1e-3 for point in points)
     assert all((point.weights[14] == 0).all() for point in points)
 
 
 def test_what_is_not_solved_says_so() -> None:
     _, code, labels = drawn(4, exclusive=False)
-    last = list(walk_path(code, labels, PathPlan("multilabel", 2, 1e-3, 1e-7, 3)))[-1]
+    last = list(walk_path(code, labels, "multilabel", PathPlan(2, 1e-3, 1e-7, 3)))[-1]
     assert last.steps == 3
     assert last.violation > 1e-7
 
 
 def test_contributions_sum_to_the_logits_and_coverage_to_their_positive_parts() -> None:
     dense, code, labels = drawn(3, exclusive=False)
-    weights = list(walk_path(code, labels, PathPlan("multilabel", 5)))[-1].weights
+    weights = list(walk_path(code, labels, "multilabel", PathPlan(2, 0.2)))[-1].weights
     positive = torch.zeros(15, 3)
     for c in range(3):
         parts = contributions(weights, code, torch.full((60,), c))
@@ -103,16 +103,10 @@ def test_images_are_the_largest_values_of_their_patches() -> None:
 def test_wrong_labels_are_refused() -> None:
     _, code, labels = drawn(3, exclusive=False)
     with pytest.raises(DataError, match="exactly one"):
-        next(walk_path(code, labels, PathPlan("multiclass")))
+        next(walk_path(code, labels, "multiclass", PathPlan()))
     with pytest.raises(DataError, match="60 images"):
-        next(walk_path(code, labels[:5], PathPlan("multilabel")))
+        next(walk_path(code, labels[:5], "multilabel", PathPlan()))
     with pytest.raises(DataError, match="no concept"):
-        next(
-            walk_path(
-                SparseCode(torch.zeros(60, 1), torch.zeros(60, 1, dtype=torch.int64), 15),
-                labels,
-                PathPlan("multilabel"),
-            )
-        )
+        next(walk_path(SparseCode(0 * code.values, code.indices, 15), labels, "multilabel", PathPlan()))
     with pytest.raises(ConfigError, match="penalties"):
-        PathPlan("multilabel", penalties=1)
+        PathPlan(penalties=1)
