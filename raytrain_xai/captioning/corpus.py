@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import safetensors.torch
 import torch
 from safetensors import SafetensorError
@@ -69,6 +70,12 @@ class Corpus:
     def words(self) -> WordTable:
         """Of ``tokens``."""
         return WordTable(tuple(self.about["words"]))
+
+    @property
+    def memory(self) -> Tensor:
+        """(M, D) float32: the vector of every sentence, once, in the order of the numbers of its words."""
+        _, first = np.unique(self.tokens.numpy(), axis=0, return_index=True)
+        return functional.normalize(self.sources[torch.from_numpy(first), 0].float(), dim=1)
 
 
 def text_vectors(encoder: LanguageEncoder, texts: Sequence[str]) -> Tensor:

@@ -2,7 +2,9 @@
 
 The vector becomes a few prefix positions before the words, as in ClipCap (Mokady et al. 2021, arXiv 2111.09734); the
 decoder is trained on texts alone, whose vectors are blurred by noise, as in CapDec (Nukrai et al. 2022, arXiv
-2211.00575), so that it also reads vectors of images that lie near those of texts.
+2211.00575), so that it also reads vectors of images that lie near those of texts. In use, a vector is first replaced by
+a mean of vectors of sentences that are like it, as in DeCap (Li et al. 2023, arXiv 2303.03032): what a sentence can say
+of an image stays, what no sentence is about goes.
 """
 
 from __future__ import annotations
@@ -29,6 +31,8 @@ class DecoderShape:
         heads: of their attention.
         prefix: positions that the vector becomes.
         max_words: longest caption, its end included.
+        memory: M, vectors of sentences that are kept.
+        temperature: of the softmax over their cosines; the smaller, the fewer of them matter.
     """
 
     dim: int
@@ -38,10 +42,18 @@ class DecoderShape:
     heads: int
     prefix: int
     max_words: int
+    memory: int
+    temperature: float
 
 
 class SentenceDecoder(nn.Module):
-    """Probabilities of the next word, given a vector and the words so far."""
+    """Probabilities of the next word, given a vector and the words so far.
+
+    Attributes:
+        memory: (M, D) of unit length; not trained.
+    """
+
+    memory: Tensor
 
     def __init__(self, shape: DecoderShape) -> None:
         """
@@ -57,6 +69,7 @@ class SentenceDecoder(nn.Module):
         self.places = nn.Parameter(torch.zeros(shape.prefix + shape.max_words, shape.width))
         self.blocks = nn.ModuleList(_Block(shape.width, shape.heads) for _ in range(shape.layers))
         self.norm = nn.LayerNorm(shape.width)
+        self.register_buffer("memory", torch.zeros(shape.memory, shape.dim))
         nn.init.normal_(self.words.weight, std=shape.width**-0.5)  # also the output: logits of order 1
         nn.init.normal_(self.places, std=0.02)
 
@@ -75,6 +88,14 @@ class SentenceDecoder(nn.Module):
         for block in self.blocks:
             x = block(x)
         return self.norm(x[:, self.shape.prefix :]) @ self.words.weight.T
+
+    def recall(self, vectors: Tensor) -> Tensor:
+        """unit(Σ_m softmax_m(v·t_m / temperature) t_m): (B, D) of unit length -> (B, D), differentiable.
+
+        (DeCap's temperature of 1/100 is for CLIP, where the cosines of all images and texts lie close together.)
+        """
+        weights = (vectors @ self.memory.T / self.shape.temperature).softmax(dim=1)
+        return functional.normalize(weights @ self.memory, dim=1)
 
     def log_probs(self, vectors: Tensor, tokens: Tensor) -> Tensor:
         """Log-probabilities of the words of captions; differentiable in the vectors.

@@ -81,7 +81,7 @@ class TrainedDecoder:
 
     def write(self, vectors: Tensor) -> list[tuple[str, ...]]:
         """See :class:`CaptionDecoder`; the likeliest word at every step."""
-        return self.words.decode(self.network.greedy(vectors))
+        return self.words.decode(self.network.greedy(self.network.recall(vectors)))
 
     def log_probs(self, vectors: Tensor, captions: Sequence[Sequence[str]]) -> Tensor:
         """See :class:`CaptionDecoder`.
@@ -96,7 +96,8 @@ class TrainedDecoder:
         num_words = max(map(len, captions))
         lengths = torch.tensor([len(words) for words in captions], device=vectors.device)
         is_word = torch.arange(num_words, device=vectors.device) < lengths[:, None]
-        return self.network.log_probs(vectors, tokens)[:, :num_words] * is_word  # the end is no word
+        log_probs = self.network.log_probs(self.network.recall(vectors), tokens)
+        return log_probs[:, :num_words] * is_word  # the end is no word
 
     def text(self, words: Sequence[str]) -> str:
         """See :class:`CaptionDecoder`."""

@@ -71,11 +71,14 @@ def build_learner(worker: Worker, config: CaptionRunConfig) -> CaptionLearner:
     """Everything at the start of training, the same on every worker."""
     corpus = read_corpus(run_location(config))
     torch.manual_seed(config.seed)
+    memory = corpus.memory
     shape = DecoderShape(
-        dim=corpus.sources.shape[2], num_words=corpus.words.size, max_words=corpus.tokens.shape[1],
+        dim=memory.shape[1], memory=len(memory), num_words=corpus.words.size, max_words=corpus.tokens.shape[1],
         **config.decoder.model_dump(),
     )  # fmt: skip
-    decoder = SentenceDecoder(shape).to(worker.device)
+    decoder = SentenceDecoder(shape)
+    decoder.memory.copy_(memory)
+    decoder.to(worker.device)
     return CaptionLearner(
         worker, config, corpus, decoder, build_optimiser(decoder.parameters(), config.optim), joined_workers()
     )
@@ -178,7 +181,7 @@ class CaptionLearner:
         return vars(mention_scores(named, held.present, held.known)).copy()
 
     def _write(self, vectors: Tensor) -> Tensor:
-        return self.decoder.greedy(vectors.to(self.worker.device))
+        return self.decoder.greedy(self.decoder.recall(vectors.to(self.worker.device)))
 
     def is_over(self, history: Sequence[Evaluated]) -> bool:  # noqa: ARG002 - a caption run takes all its epochs
         """See :class:`~raytrain_xai.runners.epochs.Learner`."""

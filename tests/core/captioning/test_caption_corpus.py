@@ -101,6 +101,16 @@ def test_a_corpus_holds_what_the_data_says(objects: str) -> None:
         torch.testing.assert_close(held.vectors[:, :3], expected)
 
 
+def test_the_memory_has_every_sentence_once(objects: str) -> None:
+    corpus = gather_corpus(config(objects), LetterEncoder())
+    spoken = [" ".join(words) for words in corpus.words.decode(corpus.tokens)]
+    distinct = {text: unit(corpus.sources[row, 0].float()) for row, text in enumerate(spoken)}
+    memory = corpus.memory
+    assert len(memory) == len(distinct) < 24
+    for vector in distinct.values():
+        assert (memory - vector).norm(dim=1).min() < 1e-6
+
+
 def test_only_categories_of_the_data_set_are_known(objects: str) -> None:
     names = open_dataset(objects).classes
     categories = ("something else", *names)
@@ -140,7 +150,7 @@ def test_decoders_of_another_space_are_refused(objects: str, tmp_path: Path) -> 
     encoder, run_config = LetterEncoder(), config(objects, storage=str(tmp_path))
     corpus = gather_corpus(run_config, encoder)
     run = create_run(run_config)
-    network = SentenceDecoder(DecoderShape(DIM, corpus.words.size, 16, 1, 2, 2, corpus.tokens.shape[1]))
+    network = SentenceDecoder(DecoderShape(DIM, corpus.words.size, 16, 1, 2, 2, corpus.tokens.shape[1], 3, 0.02))
     state = {"decoder": decoder_state(network.shape, corpus.about)}
     write_checkpoint(run.child("checkpoints"), Checkpoint(1, network.state_dict(), {}, state), lambda: None)
     loaded = load_decoder(run.uri, encoder)

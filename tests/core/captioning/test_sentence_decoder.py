@@ -16,7 +16,9 @@ from raytrain_xai.captioning.words import END, PAD, START, WordTable
 from raytrain_xai.errors import CheckpointError, ConfigError
 
 WORDS = ("a", "and", "cat", "dog", "two")
-SHAPE = DecoderShape(dim=6, num_words=8, width=16, layers=2, heads=2, prefix=3, max_words=7)
+SHAPE = DecoderShape(
+    dim=6, num_words=8, width=16, layers=2, heads=2, prefix=3, max_words=7, memory=4, temperature=0.1
+)  # fmt: skip
 
 
 def decoder(seed: int = 0) -> SentenceDecoder:
@@ -24,6 +26,7 @@ def decoder(seed: int = 0) -> SentenceDecoder:
     built = SentenceDecoder(SHAPE)
     for parameter in built.parameters():
         torch.nn.init.normal_(parameter, std=0.5)  # so that words differ in probability
+    built.memory.copy_(directions(9)[5:])
     return built
 
 
@@ -43,6 +46,17 @@ def test_a_word_depends_on_those_before_it_alone() -> None:
     again = built(directions(3), changed)
     torch.testing.assert_close(again[:, :3], logits[:, :3])
     assert not torch.allclose(again[:, 3], logits[:, 3])
+
+
+def test_vectors_become_means_of_sentences_that_are_like_them() -> None:
+    """By the definition, vector by vector; a remembered one among others far away stays itself."""
+    built, vectors = decoder(), directions(3)
+    for vector, found in zip(vectors, built.recall(vectors), strict=True):
+        weights = [math.exp(float(vector @ sentence) / 0.1) for sentence in built.memory]
+        mean = sum(weight * sentence for weight, sentence in zip(weights, built.memory, strict=True))
+        torch.testing.assert_close(found, mean / mean.norm())
+    built.memory.copy_(torch.eye(6)[:4])
+    torch.testing.assert_close(built.recall(torch.eye(6)[:4]), torch.eye(6)[:4], atol=1e-3, rtol=0)
 
 
 def test_log_probabilities_equal_those_of_one_sentence_word_by_word() -> None:
@@ -138,11 +152,12 @@ def trained() -> TrainedDecoder:
 
 def test_a_decoder_comes_back_from_its_state() -> None:
     restored, vectors = trained(), directions(2)
-    assert torch.equal(restored.network.greedy(vectors), decoder().greedy(vectors))
+    recalled = decoder().recall(vectors)
+    assert restored.write(vectors) == WordTable(WORDS).decode(decoder().greedy(recalled))
     assert restored.dim == 6 and not any(p.requires_grad for p in restored.network.parameters())
     captions = [("a", "dog"), ("two", "cat", "and")]
     table = WordTable(WORDS)
-    expected = decoder().log_probs(vectors, table.encode(captions))
+    expected = decoder().log_probs(recalled, table.encode(captions))
     found = restored.log_probs(vectors, captions)
     torch.testing.assert_close(found[1], expected[1, :3])
     torch.testing.assert_close(found[0], torch.tensor([*expected[0, :2].tolist(), 0.0]))  # the end is no word
@@ -158,4 +173,4 @@ def test_what_cannot_be_said_or_restored_is_refused() -> None:
     with pytest.raises(CheckpointError, match="the caption decoder there is damaged"):
         restore_decoder({"norm.weight": torch.ones(3)}, state, "there")
     with pytest.raises(ConfigError, match="width 10 is no multiple"):
-        SentenceDecoder(DecoderShape(6, 8, 10, 1, 4, 1, 5))
+        SentenceDecoder(DecoderShape(6, 8, 10, 1, 4, 1, 5, 1, 0.1))
