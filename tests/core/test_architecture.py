@@ -79,6 +79,7 @@ FORBIDDEN = {
         "pyarrow",
         "pydantic",
     ),
+    "captioning/": ("raytrain_xai.insight", "raytrain_xai.runners", "raytrain_xai.cli", "raytrain_xai.report"),
     "language/": ("raytrain_xai.insight", "raytrain_xai.runners", "raytrain_xai.cli", "raytrain_xai.report"),
     "concept_runs/": ("raytrain_xai.runners", "raytrain_xai.cli", "raytrain_xai.report"),
     "features/": ("raytrain_xai.runners", "raytrain_xai.cli", "raytrain_xai.report"),
