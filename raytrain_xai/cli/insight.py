@@ -14,6 +14,7 @@ from raytrain_xai.cli.insight_score import score_command
 from raytrain_xai.cli.insight_search import index_command, search_command
 from raytrain_xai.cli.insight_segment import segment_command
 from raytrain_xai.cli.insight_steer import steer_command
+from raytrain_xai.cli.insight_tree_score import tree_score_command
 
 
 @click.group("insight")
@@ -33,3 +34,4 @@ insight_group.add_command(classify_command)
 insight_group.add_command(index_command)
 insight_group.add_command(search_command)
 insight_group.add_command(probe_command)
+insight_group.add_command(tree_score_command)

@@ -14,7 +14,7 @@ from raytrain_xai.cli.progress import live_progress
 @click.option("--split", metavar="NAME", help="Of all data sets; default: that of the training.")
 @click.option("--threshold", default=0.8, show_default=True, type=click.FloatRange(0, 1, min_open=True, max_open=True),
               help="Share of a concept's activation that its parent has to accompany.")  # fmt: skip
-@click.option("--min-positions", default=20, show_default=True, type=click.IntRange(1),
+@click.option("--min-positions", default=50, show_default=True, type=click.IntRange(1),
               help="Rarer concepts have no relations.")  # fmt: skip
 @crew_options
 @click.option("--checkpoint", default="selected", show_default=True, help="Of the run; see eval.")

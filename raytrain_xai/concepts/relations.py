@@ -33,14 +33,16 @@ class RelationRule:
 
     Attributes:
         threshold: t, P_D above which a concept implies another; .8 as published.
-        min_positions: a rarer concept has no relations: its P_D is a ratio of few positions (0/0 for a dead one).
+        min_positions: a rarer concept has no relations: its P_D is a ratio of few positions, often of two or three
+            images (0/0 for a dead one).
         max_frequency: share of all positions above which a concept is no parent: one that is active everywhere is
-            implied by all others and says nothing.
+            implied by all others and says nothing. (With .5 instead of .2, parents of another class than the child
+            rose from 2 to 11 % on VOC and COCO.)
     """
 
     threshold: float = 0.8
-    min_positions: int = 20
-    max_frequency: float = 0.5
+    min_positions: int = 50
+    max_frequency: float = 0.2
 
     def __post_init__(self) -> None:
         if not 0 < self.threshold < 1 or not 0 < self.max_frequency <= 1 or self.min_positions < 1:

@@ -34,6 +34,11 @@ class RowsOf:
 class ImageRows:
     """One split of several data sets, which may have different classes.
 
+    Attributes:
+        data: their addresses.
+        classes: of the data sets with masks, those of one name once.
+        fingerprints: of the data sets.
+
     Args:
         data: addresses, one or more.
         split: of all of them.
@@ -48,14 +53,15 @@ class ImageRows:
         stored = [StoredSplit(path, split) for path in self.data]
         if not sum(len(one) for one in stored):
             raise DataError(f"split {split} of {', '.join(data)} has no images; choose another with --split")
-        self.classes = tuple(dict.fromkeys(name for one in stored for name in one.info.classes))
-        if any(one.info.has_masks for one in stored) and len(self.classes) >= _VOID:
-            raise DataError(f"{len(self.classes)} classes are more than a mask can name; describe fewer data sets")
+        masked = [one.info.classes for one in stored if one.info.has_masks]
+        self.classes = tuple(dict.fromkeys(name for names in masked for name in names))
+        if len(self.classes) >= _VOID:
+            raise DataError(f"{len(self.classes)} classes are more than a mask can name; give fewer data sets")
         self.fingerprints = tuple(one.info.fingerprint for one in stored)
         self._stored = stored
         self._batches = [PlannedBatches(one, image_size, shorter=shorter) for one in stored]
         self._starts = np.cumsum([0, *(len(one) for one in stored)])
-        self._columns = [self._mask_column(one.info.classes) for one in stored]
+        self._columns = [self._mask_column(one.info.classes) if one.info.has_masks else None for one in stored]
 
     def __len__(self) -> int:
         return int(self._starts[-1])
@@ -70,10 +76,14 @@ class ImageRows:
 
     def masks(self, row: int, batch: Batch) -> Tensor | None:
         """Masks of a batch of :meth:`read` that begins with ``row``, as :attr:`classes` count; None without."""
-        if batch.masks is None:
-            return None
         column = self._columns[int(np.searchsorted(self._starts, row, side="right")) - 1]
-        return column.to(batch.masks.device)[batch.masks.long()]
+        return None if column is None or batch.masks is None else column.to(batch.masks.device)[batch.masks.long()]
+
+    @property
+    def with_masks(self) -> list[int]:
+        """Rows of the data sets that have masks."""
+        spans = zip(self._starts[:-1].tolist(), self._starts[1:].tolist(), self._columns, strict=True)
+        return [row for start, stop, column in spans if column is not None for row in range(start, stop)]
 
     def origin(self, row: int) -> RowsOf:
         """Where an image comes from."""
@@ -85,6 +95,5 @@ class ImageRows:
         """(256,) uint8: value in a mask of one data set -> value with the classes of all."""
         column = torch.full((256,), _VOID, dtype=torch.uint8)
         column[0] = 0
-        if len(self.classes) < _VOID:
-            column[1 : len(classes) + 1] = torch.tensor([self.classes.index(name) + 1 for name in classes])
+        column[1 : len(classes) + 1] = torch.tensor([self.classes.index(name) + 1 for name in classes])
         return column

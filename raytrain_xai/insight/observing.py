@@ -14,11 +14,13 @@ from torch import Tensor
 from raytrain_xai.concepts.code import SparseCode, stack_codes
 from raytrain_xai.concepts.merging import merge_parts
 from raytrain_xai.errors import CheckpointError
+from raytrain_xai.insight.absorption import Absorption, ClassConcepts, absorption
 from raytrain_xai.insight.described import PICTURE_SCHEMA
 from raytrain_xai.insight.description import Description, describe_images, patch_labels
 from raytrain_xai.insight.image_rows import ImageRows
 from raytrain_xai.insight.model import InsightModel
 from raytrain_xai.storage import Location, write_bytes
+from raytrain_xai.types import Batch
 
 BATCH = 32  # images of one forward pass
 PICTURE_PX = 96  # side of a stored picture
@@ -68,6 +70,15 @@ class InsightSource:
         nothing = SparseCode(torch.zeros(0, 1), torch.zeros(0, 1, dtype=torch.int64), self._model.sae.num_latents)
         return stack_codes(parts) if parts else nothing
 
+    def absorption(self, rows: Sequence[int], concepts: ClassConcepts) -> Absorption:
+        """Evidence for the classes of masks in some images, ascending rows, one or more."""
+        parts = (
+            absorption(self._encode(batch.images), self._labels(own, batch).to(concepts.main.device), concepts)
+            for first in range(0, len(rows), BATCH)
+            for own, batch in self._images.read(rows[first : first + BATCH])
+        )
+        return merge_parts(parts)
+
     def pictures(self, rows: Sequence[int]) -> pa.Table:
         """Rows of ``pictures.parquet`` of some images, ascending."""
         found = [
@@ -91,10 +102,12 @@ class InsightSource:
         parts: list[Description] = []
         for own, batch in self._images.read(rows):
             code = self._encode(batch.images)
-            masks = self._images.masks(own[0], batch)
-            labels = patch_labels(masks, batch.has_mask, self._size).to(code.values.device)
+            labels = self._labels(own, batch).to(code.values.device)
             parts.append(describe_images(code, own[0] * self._positions, labels, classes))
         return parts
+
+    def _labels(self, rows: Sequence[int], batch: Batch) -> Tensor:
+        return patch_labels(self._images.masks(rows[0], batch), batch.has_mask, self._size)
 
     def _encode(self, images: Tensor) -> SparseCode:
         code, size = self._model.codes(images)

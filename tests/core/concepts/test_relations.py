@@ -35,7 +35,7 @@ def zoo() -> CoOccurrence:
 
 
 def test_tree_of_the_zoo(zoo: CoOccurrence) -> None:
-    found = relations(zoo, torch.zeros(8, dtype=torch.int64), RelationRule(min_positions=5))
+    found = relations(zoo, torch.zeros(8, dtype=torch.int64), RelationRule(min_positions=5, max_frequency=0.5))
     assert found.same_as.tolist() == [ANIMAL, DOG, PUG, HOUND, PUG, CAR, DEAD, ALWAYS]
     assert [found.parents(k) for k in range(8)] == [(), (ANIMAL,), (DOG,), (DOG,), (DOG,), (), (), ()]
     assert found.children(DOG) == (PUG, HOUND)
@@ -53,7 +53,7 @@ def test_a_concept_that_is_everywhere_is_a_parent_only_if_asked(zoo: CoOccurrenc
 
 
 def test_rare_concepts_have_no_relations(zoo: CoOccurrence) -> None:
-    found = relations(zoo, torch.zeros(8, dtype=torch.int64), RelationRule(min_positions=11))
+    found = relations(zoo, torch.zeros(8, dtype=torch.int64), RelationRule(min_positions=11, max_frequency=0.5))
     assert found.parents(PUG) == found.parents(HOUND) == ()
     assert found.parents(DOG) == (ANIMAL,)
     assert found.same_as[LAP_DOG] == LAP_DOG
@@ -142,7 +142,7 @@ def by_definition(z: Tensor, groups: Tensor, rule: RelationRule) -> tuple[list[i
 
 
 def test_stored_and_read_again(zoo: CoOccurrence) -> None:
-    rule = RelationRule(min_positions=5)
+    rule = RelationRule(min_positions=5, max_frequency=0.5)
     found = relations(zoo, torch.zeros(8, dtype=torch.int64), rule)
     again = Relations.from_tensors(found.to_tensors(), rule)
     assert [again.parents(k) for k in range(8)] == [found.parents(k) for k in range(8)]
