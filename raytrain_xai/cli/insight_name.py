@@ -64,7 +64,7 @@ def name_command(
     from raytrain_xai.insight.described import description_of, read_described, read_top_tokens
     from raytrain_xai.insight.model import load_insight
     from raytrain_xai.insight.naming import NamingRule, name_concepts, write_naming
-    from raytrain_xai.insight.naming_score import score_names
+    from raytrain_xai.insight.naming_score import read_labels, score_names
     from raytrain_xai.language.text_cache import TextCache
     from raytrain_xai.language.vocabulary import read_vocabulary
     from raytrain_xai.report.names_page import write_names_page
@@ -81,8 +81,9 @@ def name_command(
     naming = name_concepts(model, described, top.code, lists, rule=rule, cache=texts)
     write_naming(at, naming)
     names = {concept: name for concept, (name, _) in naming.names.items()}
-    has_masks = bool(described.sums.class_positions.sum())
-    score = score_names(names, described.sums, described.classes) if has_masks else None
+    score: NamingScore | None = None
+    if bool(described.sums.class_positions.sum()):
+        score = score_names(names, read_labels(described, top), described.sums, described.classes)
     click.echo(f"{len(names)} of {described.subject.concepts} concepts have a name, the others were never active")
     if score is not None:
         _echo_score(score)
@@ -93,15 +94,15 @@ def name_command(
 def _echo_score(score: NamingScore) -> None:
     from rich.table import Table
 
-    table = Table("class", "names", "fit", "inside", "chance", title="names that stand for a class")
+    table = Table("class", "names", "fit", "pointing", "chance", title="names that stand for a class")
     for kind in sorted({name.kind for name in score.judged}):
         own = [name for name in score.judged if name.kind == kind]
-        inside = sum(name.inside for name in own) / len(own)
+        pointing = sum(name.pointing for name in own) / len(own)
         fits = sum(name.fits for name in own)
-        table.add_row(kind, str(len(own)), str(fits), f"{inside:.2f}", f"{own[0].chance:.2f}")
+        table.add_row(kind, str(len(own)), str(fits), f"{pointing:.2f}", f"{own[0].chance:.2f}")
     if score.judged:
         echo_table(table)
     click.echo(
-        f"{len(score.judged)} names stand for a class and {score.fitting:.0%} of them fit (most of the activation lies "
-        f"on it); {len(score.named_so)} of {len(score.specific)} concepts that are specific to a class are named so"
+        f"{len(score.judged)} names stand for a class and {score.fitting:.0%} of them fit (most of the strongest patches "
+        f"lie there); {len(score.named_so)} of {len(score.specific)} concepts that point at one class have its name"
     )

@@ -126,43 +126,50 @@ def nearest_terms(vectors: Tensor, texts: Sequence[Tensor], count: int) -> Neare
     return NearestTerms(scores, terms)
 
 
-def breadth(vectors: Tensor, texts: Sequence[Tensor], best: Tensor, weights: Tensor, closeness: float) -> Tensor:
-    """How much of what the concepts cover could carry each term: (V,) float32 in [0, 1].
+def prefer_general(nearest: NearestTerms, texts: Tensor, closeness: float) -> NearestTerms:
+    """Put the most general of the terms first that score about as well as the best and mean much the same.
 
-    The share of ``weights`` on concepts for which the term scores at least ``closeness`` times what their best does. A
-    general term such as "dog" is close to many concepts, "Saluki" to few.
-
-    Args:
-        vectors, texts: as for :func:`nearest_terms`.
-        best: (K,), the largest cosine of each concept.
-        weights: (K,) >= 0, such as how often each is active.
-        closeness: in (0, 1].
-    """
-    _check_width(vectors, texts)
-    counts = best > 0
-    share = (weights * counts / (weights * counts).sum().clamp(min=torch.finfo(torch.float32).tiny)).float()
-    least = (best * closeness)[:, None]
-    return torch.cat([share @ (block >= least).float() for _, block in _score_blocks(vectors, texts)])
-
-
-def prefer_general(nearest: NearestTerms, breadth_of_term: Tensor, closeness: float) -> NearestTerms:
-    """Put the most general of the terms first that score about as well as the best.
+    A term competes when its score is at least ``closeness`` times the best one, and its text vector is nearer to that
+    of the best term than to the concept: "cat" may take over from "Siamese cat", an unrelated word that happens to
+    score as much may not. (The text vectors of CLIP are all near to each other, so that there the scores alone decide.)
+    Of those that compete, the one with the largest :func:`generality` comes first.
 
     Ours: the published name is the best score alone, and where names of breeds and of dogs are in one vocabulary, a
     breed wins nearly always, often the wrong one.
 
     Args:
         nearest: best first.
-        breadth_of_term: (V,), of :func:`breadth`.
-        closeness: a term competes when its score is at least this part of the best one, in (0, 1]; 1 changes nothing
-            but the order of ties.
+        texts: (V, D) of unit length, of one template family.
+        closeness: in (0, 1]; 1 changes nothing but the order of ties. A best score below 0 stays.
     Returns:
-        The same terms; those that compete by breadth, then the others as they were.
+        The same terms; those that compete by generality, then the others as they were.
     """
-    competes = nearest.scores >= nearest.scores[:, :1] * closeness
-    rank = torch.where(competes, breadth_of_term[nearest.terms].double() + 1, 0.0)
-    order = rank.argsort(dim=1, descending=True, stable=True)
+    found, place = nearest.terms.unique(return_inverse=True)
+    rank = generality(texts[found], texts)[place].double() + 1
+    likeness = torch.cat(
+        [
+            torch.einsum("knd,kd->kn", texts[terms], texts[terms[:, 0]])
+            for terms in nearest.terms.split(max(1, SCORES_AT_ONCE // max(1, texts.shape[1] * nearest.terms.shape[1])))
+        ]
+    )
+    is_close = nearest.scores >= nearest.scores[:, :1] * closeness
+    order = torch.where(is_close & (likeness >= nearest.scores), rank, 0).argsort(dim=1, descending=True, stable=True)
     return NearestTerms(nearest.scores.gather(1, order), nearest.terms.gather(1, order))
+
+
+def generality(terms: Tensor, texts: Tensor) -> Tensor:
+    """How many words mean something like a term: mean of max(0, cosine)³ over the vocabulary, (m,) in [0, 1].
+
+    "dog" lies near to all breeds, "Saluki" to few; the third power leaves little but such neighbours.
+
+    Args:
+        terms: (m, D) of unit length.
+        texts: (V, D) of unit length.
+    """
+    total = terms.new_zeros(len(terms))
+    for _, block in _score_blocks(terms, [texts]):
+        total += block.clamp(min=0).pow(3).sum(dim=1)
+    return total / len(texts)
 
 
 def _score_blocks(vectors: Tensor, texts: Sequence[Tensor]) -> Iterator[tuple[int, Tensor]]:

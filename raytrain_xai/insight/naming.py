@@ -14,7 +14,6 @@ from raytrain_xai.concepts.code import SparseCode
 from raytrain_xai.concepts.naming import (
     NearestTerms,
     Variant,
-    breadth,
     concept_vectors,
     mean_codes,
     nearest_terms,
@@ -109,7 +108,7 @@ def name_concepts(
     vectors = concept_vectors(sae.dictionary, sae.decoder_bias, codes, family, variant=rule.variant)
     texts = {vocabulary.name: _texts(model, vocabulary, rule, cache) for vocabulary in vocabularies}
     found = [nearest_terms(vectors, texts[name], _COMPETING) for name in names]
-    chosen = _choose(vectors, [texts[name] for name in names], found, seen.frequency, rule.closeness)
+    chosen = _choose([texts[name][0] for name in names], found, rule.closeness)
     terms = [term for vocabulary in vocabularies for term in vocabulary.terms]
     alive = (vectors != 0).any(dim=1).nonzero().flatten().tolist()
     best = zip(chosen.terms[:, 0].tolist(), chosen.scores[:, 0].tolist(), strict=True)
@@ -153,22 +152,15 @@ def _texts(model: InsightModel, vocabulary: Vocabulary, rule: NamingRule, cache:
     return [embed_terms(model.encoder, vocabulary.terms, find_family(name), cache=cache) for name in rule.families]
 
 
-def _choose(
-    vectors: Tensor,
-    texts: Sequence[Sequence[Tensor]],
-    found: Sequence[NearestTerms],
-    frequency: Tensor,
-    closeness: float,
-) -> NearestTerms:
+def _choose(texts: Sequence[Tensor], found: Sequence[NearestTerms], closeness: float) -> NearestTerms:
     """Terms of all vocabularies, numbered through, the one that gives the name first."""
-    starts = [0, *torch.tensor([len(families[0]) for families in texts]).cumsum(0).tolist()]
+    starts = [0, *torch.tensor([len(part) for part in texts]).cumsum(0).tolist()]
     scores = torch.cat([nearest.scores for nearest in found], dim=1)
     terms = torch.cat([nearest.terms + start for nearest, start in zip(found, starts, strict=False)], dim=1)
-    order = scores.argsort(dim=1, descending=True, stable=True)
-    together = NearestTerms(scores.gather(1, order), terms.gather(1, order))
-    weights = frequency.to(vectors.device)
-    wide = [breadth(vectors, families, together.scores[:, 0], weights, closeness) for families in texts]
-    return prefer_general(together, torch.cat(wide), closeness)
+    order = scores.argsort(dim=1, descending=True, stable=True)[:, :_COMPETING]
+    return prefer_general(
+        NearestTerms(scores.gather(1, order), terms.gather(1, order)), torch.cat(list(texts)), closeness
+    )
 
 
 def _candidates(

@@ -13,10 +13,9 @@ from raytrain_xai.concepts import naming
 from raytrain_xai.concepts.code import SparseCode
 from raytrain_xai.concepts.naming import (
     GAIN,
-    NearestTerms,
     Variant,
-    breadth,
     concept_vectors,
+    generality,
     mean_codes,
     nearest_terms,
     prefer_general,
@@ -124,12 +123,8 @@ def test_nearest_terms_do_not_depend_on_blocks(monkeypatch: pytest.MonkeyPatch, 
     scores = [[max(float(v @ nouns[t]), float(v @ verbs[t])) for t in range(31)] for v in vectors]
     assert found.terms.tolist() == [sorted(range(31), key=lambda t, row=row: -row[t])[:4] for row in scores]
     torch.testing.assert_close(found.scores, torch.tensor([sorted(row, reverse=True)[:4] for row in scores]))
-    weights = torch.rand(9, generator=draw)
-    wide = breadth(vectors, [nouns, verbs], found.scores[:, 0], weights, 0.8)
-    expected = [
-        sum(float(w) for w, row in zip(weights, scores, strict=True) if row[t] >= 0.8 * max(row)) / float(weights.sum())
-        for t in range(31)
-    ]
+    wide = generality(nouns[:4], nouns)
+    expected = [sum(max(0.0, float(a @ b)) ** 3 for b in nouns) / 31 for a in nouns[:4]]
     torch.testing.assert_close(wide, torch.tensor(expected))
 
 
@@ -143,10 +138,30 @@ def test_terms_of_another_encoder_are_refused() -> None:
         nearest_terms(torch.eye(2), [torch.eye(3)], 1)
 
 
-def test_general_terms_come_first_among_close_ones() -> None:
-    """Term 2 is broad but scores too little; 1 is broader than 0 and close."""
-    nearest = NearestTerms(torch.tensor([[0.50, 0.48, 0.30]]), torch.tensor([[0, 1, 2]]))
-    wide = torch.tensor([0.1, 0.4, 0.9])
-    assert prefer_general(nearest, wide, 0.95).terms.tolist() == [[1, 0, 2]]
-    assert prefer_general(nearest, wide, 0.97).terms.tolist() == [[0, 1, 2]]
-    assert prefer_general(nearest, wide, 0.95).scores.tolist() == [pytest.approx([0.48, 0.50, 0.30])]
+def test_general_terms_take_over_from_what_they_are_like() -> None:
+    """On a plane: a breed at 10 degrees, "dog" at 20, "puppy" at 30 and "animal" at 40; the concept lies at 0."""
+    angles = torch.tensor([10.0, 20.0, 30.0, 40.0, 90.0]).deg2rad()
+    texts = torch.stack([angles.cos(), angles.sin()], dim=1)
+    nearest = nearest_terms(torch.tensor([[1.0, 0.0]]), [texts], 5)
+    assert nearest.terms.tolist() == [[0, 1, 2, 3, 4]]
+    # mean cube of the cosines to all: .69, .76, .77 and .74 of the first four
+    assert prefer_general(nearest, texts, 0.96).terms.tolist() == [[0, 1, 2, 3, 4]]  # .94 of the best is too little
+    assert prefer_general(nearest, texts, 0.95).terms.tolist() == [[1, 0, 2, 3, 4]]
+    assert prefer_general(nearest, texts, 0.85).terms.tolist() == [[2, 1, 0, 3, 4]]
+    found = prefer_general(nearest, texts, 0.75)
+    assert found.terms.tolist() == [[2, 1, 3, 0, 4]]
+    torch.testing.assert_close(found.scores, nearest.scores[:, [2, 1, 3, 0, 4]])
+
+
+def test_unrelated_terms_do_not_take_over() -> None:
+    """Both score alike, one on either side of the concept, and are further from each other than from it."""
+    texts = functional.normalize(torch.tensor([[1.0, 0.9], [1.0, -1.0], [1.0, -1.1], [1.0, -1.2]]), dim=1)
+    nearest = nearest_terms(torch.tensor([[1.0, 0.0]]), [texts], 4)
+    assert prefer_general(nearest, texts, 0.5).terms[0, 0] == 0
+    assert generality(texts, texts).argmax() != 0
+
+
+def test_scores_below_zero_stay_as_they_are() -> None:
+    texts = torch.eye(3)
+    nearest = nearest_terms(functional.normalize(torch.tensor([[-1.0, -2.0, -3.0]]), dim=1), [texts], 3)
+    assert prefer_general(nearest, texts, 0.5).terms.tolist() == [[0, 1, 2]]

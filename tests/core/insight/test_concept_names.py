@@ -17,13 +17,15 @@ from raytrain_xai.concepts.code import SparseCode
 from raytrain_xai.concepts.relations import relations
 from raytrain_xai.concepts.sparse_sums import SparseSums
 from raytrain_xai.concepts.top_tokens import unpack_tokens
+from raytrain_xai.data.dataset import StoredSplit
+from raytrain_xai.data.loader import load_samples
 from raytrain_xai.errors import ConfigError
-from raytrain_xai.insight.described import Described, DescribedSubject
+from raytrain_xai.insight.described import Described, DescribedSubject, TopTokens
 from raytrain_xai.insight.description import Description, describe_images
 from raytrain_xai.insight.naming import NamingRule, name_concepts, write_naming
-from raytrain_xai.insight.naming_score import score_names
+from raytrain_xai.insight.naming_score import read_labels, score_names
 from raytrain_xai.language.kinds import kind_of
-from raytrain_xai.language.prompts import FAMILIES
+from raytrain_xai.language.prompts import FAMILIES, embed_terms
 from raytrain_xai.language.text_cache import TextCache
 from raytrain_xai.language.vocabulary import Vocabulary
 from raytrain_xai.storage import locate
@@ -83,23 +85,24 @@ def test_row_names_equal_a_plain_search(small: tuple[Described, SparseCode]) -> 
         assert found.names[k][1] == max(score for _, score in best)
 
 
-def test_a_broad_term_takes_over_where_it_is_close(small: tuple[Described, SparseCode]) -> None:
+def test_general_terms_may_take_over(small: tuple[Described, SparseCode]) -> None:
+    """Of the terms that compete, the most general one over both vocabularies gives the name."""
     described, top = small
-    model = small_model()
+    model, texts = small_model(), embed_terms(SmallEncoder(), [*WORDS.terms, *MORE.terms], FAMILIES["plain"])
     alone = name_concepts(model, described, top, [WORDS, MORE], rule=NamingRule("row", ("plain",), closeness=1))
-    broad = name_concepts(model, described, top, [WORDS, MORE], rule=NamingRule("row", ("plain",), closeness=0.6))
-    assert broad.candidates == alone.candidates
-    scores = {
-        k: {term: score for terms in found.values() for term, score in terms} for k, found in broad.candidates.items()
-    }
-    close = {k: {term for term in own if own[term] >= 0.6 * max(own.values())} for k, own in scores.items()}
-    frequency = described.relations.frequency.tolist()
-    for k, (name, score) in broad.names.items():
-        assert score == scores[k][name]
-        if max(scores[k].values()) > 0:
-            covers = {term: sum(frequency[i] for i in close if term in close[i]) for term in close[k]}
-            assert covers[name] == max(covers.values())
-    assert sum(broad.names[k] != alone.names[k] for k in alone.names) >= 3
+    wide = name_concepts(model, described, top, [WORDS, MORE], rule=NamingRule("row", ("plain",), closeness=0.5))
+    assert wide.candidates == alone.candidates
+    terms, likeness = [*WORDS.terms, *MORE.terms], texts @ texts.T
+    general = likeness.clamp(min=0).pow(3).mean(dim=1).tolist()
+    for k, (name, score) in wide.names.items():
+        scores = (texts @ model.sae.dictionary[k].detach()).tolist()
+        best = max(scores)
+        assert score == pytest.approx(scores[terms.index(name)], abs=1e-6)
+        if best > 0:
+            like = likeness[scores.index(best)].tolist()
+            compete = [t for t in range(8) if scores[t] >= 0.5 * best and like[t] >= scores[t] - 1e-7]
+            assert general[terms.index(name)] == pytest.approx(max(general[t] for t in compete))
+    assert sum(wide.names[k] != alone.names[k] for k in alone.names) >= 3
 
 
 def test_names_are_proposals(small: tuple[Described, SparseCode], tmp_path: Path) -> None:
@@ -146,40 +149,70 @@ def test_what_does_not_belong_together_is_refused(small: tuple[Described, Sparse
         NamingRule(families=("nouns",))
 
 
-def judged_description(rows: list[list[float]], counts: list[list[int]]) -> Description:
-    """Activation (K, C + 1) and active positions (K, C + 1) of concepts; 100, 50 and 50 labelled positions."""
+def judged_description(rows: list[list[float]]) -> Description:
+    """Activation (K, C + 1) of concepts on the background and C classes; 100, 50 and 50 patches of them."""
     code = SparseCode(torch.zeros(1, 1, 1), torch.zeros(1, 1, 1, dtype=torch.int64), len(rows))
     empty = describe_images(code, 0, torch.zeros(1, 1, dtype=torch.uint8), len(rows[0]) - 1)
-    sums = torch.stack([torch.tensor(counts).flatten(), torch.tensor(rows).flatten()], dim=1).double()
-    cells = torch.arange(len(sums))
-    return replace(empty, class_positions=torch.tensor([100, 50, 50]), on_class=SparseSums(cells, sums))
+    values = torch.tensor(rows).flatten().double()
+    on_class = SparseSums(torch.arange(len(values)), torch.stack([values.ceil(), values], dim=1))
+    return replace(empty, class_positions=torch.tensor([100, 50, 50]), on_class=on_class)
 
 
-def test_names_are_judged_by_where_concepts_are_active() -> None:
+def test_names_are_judged_by_where_concepts_point() -> None:
     rows = [[1.0, 3.0, 0.0], [3.0, 1.0, 0.0], [1.0, 0.0, 9.0], [0.0, 0.0, 5.0], [9.0, 0.0, 1.0]]
-    counts = [[10, 20, 0], [30, 10, 0], [5, 0, 50], [0, 0, 19], [40, 0, 5]]
+    labels = torch.tensor([
+        [1, 1, 1, 0, 0, 255, 255, 255],  # 3 of 5 on cats
+        [1, 0, 0, 0, 2, 255, 255, 255],  # 1 of 5
+        [2, 2, 2, 2, 2, 2, 2, 2],
+        [2, 2, 2, 2, 255, 255, 255, 255],  # too few are known
+        [0, 0, 0, 0, 0, 0, 1, 2],
+    ], dtype=torch.uint8)  # fmt: skip
     names = {0: "tabby cat", 1: "kitten", 2: "grass", 3: "Saluki, dog", 4: "sky"}
-    score = score_names(names, judged_description(rows, counts), ("cat", "dog"))
-    assert [(name.concept, name.kind, name.inside, name.chance) for name in score.judged] == [
-        (0, "cat", 0.75, 0.25), (1, "cat", 0.25, 0.25),
-    ]  # fmt: skip  # 3 is active at too few positions, 2 and 4 have names of no class
+    score = score_names(names, labels, judged_description(rows), ("cat", "dog"))
+    assert [(one.concept, one.kind, one.pointing, one.inside, one.chance) for one in score.judged] == [
+        (0, "cat", 0.6, 0.75, 0.25), (1, "cat", 0.2, 0.25, 0.25),
+    ]  # fmt: skip
     assert [name.fits for name in score.judged] == [True, False]
-    assert (score.fitting, score.inside) == (0.5, 0.5)
-    assert score.specific == {0: "cat", 2: "dog"} and score.named_so == {0} and score.found == 0.5
+    assert score.specific == {0: "cat", 2: "dog"}
+    assert score.named_so == {0} and (score.fitting, score.found) == (0.5, 0.5)
 
 
 def test_classes_of_one_kind_count_together() -> None:
-    """Sofas of one data set and couches of another: neither has half of the activation, both together have .8."""
-    rows, counts = [[1.0, 2.0, 2.0]], [[10, 20, 20]]
-    score = score_names({0: "settee"}, judged_description(rows, counts), ("sofa", "couch"))
-    assert [(name.kind, name.inside, name.chance) for name in score.judged] == [("sofa", 0.8, 0.5)]
+    """Sofas of one data set and couches of another: neither has half of the patches, both together have .8."""
+    labels = torch.tensor([[1, 1, 2, 2, 0]], dtype=torch.uint8)
+    score = score_names({0: "settee"}, labels, judged_description([[1.0, 2.0, 2.0]]), ("sofa", "couch"))
+    assert [(one.kind, one.pointing, one.inside, one.chance) for one in score.judged] == [("sofa", 0.8, 0.8, 0.5)]
     assert score.specific == {0: "sofa"} and score.named_so == {0}
 
 
+def test_labels_of_the_strongest_patches(objects: str, small: tuple[Described, SparseCode]) -> None:
+    """Read by image, out of order and with gaps, against one image after the other."""
+    described = small[0]
+    stored = StoredSplit(objects, "train")
+    subject = replace(
+        described.subject, data=(objects,), data_fingerprints=(stored.info.fingerprint,), image_size=48, size=(6, 6)
+    )
+    described = replace(described, subject=subject)
+    image, position = torch.tensor([[5, 0, -1], [23, 5, 5]]), torch.tensor([[0, 35, -1], [14, 7, 35]])
+    code = SparseCode(torch.zeros(2, 3, 1), torch.zeros(2, 3, 1, dtype=torch.int64), 2)
+    found = read_labels(described, TopTokens(torch.ones(2, 3), image, position, code))
+    batch, _ = load_samples(objects, "train", list(range(24)), 48)
+    assert batch.masks is not None and len(set(found.flatten().tolist())) > 2
+    expected = [
+        [255 if row < 0 else int(batch.masks[row, 8 * (at // 6) + 4, 8 * (at % 6) + 4])
+         for row, at in zip(rows, places, strict=True)]
+        for rows, places in zip(image.tolist(), position.tolist(), strict=True)
+    ]  # fmt: skip
+    assert found.tolist() == expected
+    changed = replace(described, subject=replace(subject, data_fingerprints=("other",)))
+    with pytest.raises(ConfigError, match="changed since small was described; describe it again"):
+        read_labels(changed, TopTokens(torch.ones(2, 3), image, position, code))
+
+
 def test_names_cannot_be_judged_without_masks() -> None:
-    description = replace(judged_description([[0.0] * 3], [[0] * 3]), class_positions=torch.zeros(3, dtype=torch.int64))
+    description = replace(judged_description([[0.0] * 3]), class_positions=torch.zeros(3, dtype=torch.int64))
     with pytest.raises(ConfigError, match="no image of the description has one"):
-        score_names({0: "dog"}, description, ("cat", "dog"))
+        score_names({0: "dog"}, torch.zeros(1, 8, dtype=torch.uint8), description, ("cat", "dog"))
 
 
 @pytest.mark.parametrize(

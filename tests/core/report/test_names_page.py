@@ -65,19 +65,19 @@ def test_frequent_concepts_come_first_with_their_patches(described: Described) -
 
 
 def test_given_names_stand_before_proposed_ones(described: Described) -> None:
-    score = NamingScore([JudgedName(0, "dog", "dog", 0.9, 0.2)], {}, frozenset())
+    score = NamingScore([JudgedName(0, "dog", "dog", 0.9, 0.4, 0.2)], {}, frozenset())
     page = page_of(write_names_page(described, naming(), {0: "my dog"}, score))
     assert "<h3>my dog <span>" in page and "proposed: dog;" in page
-    assert "of its activation lies on" not in page  # that was found out about the other name
+    assert "of its strongest patches lie on" not in page  # that was found out about the other name
 
 
 def test_what_masks_say(described: Described) -> None:
-    judged = [JudgedName(0, "dog", "dog", 0.9, 0.2), JudgedName(1, "cat", "cat", 0.25, 0.2)]
+    judged = [JudgedName(0, "dog", "dog", 0.9, 0.4, 0.2), JudgedName(1, "cat", "cat", 0.25, 0.4, 0.2)]
     page = page_of(write_names_page(described, naming(), {}, NamingScore(judged, {0: "dog", 1: "dog"}, frozenset({0}))))
     assert "2 names stand for a class that the images have masks of. 50&nbsp;% of them fit" in page
-    assert "Of 2 concepts most of whose activation lies on one class, 50&nbsp;% are named after it" in page
-    assert re.search(r"<span>90&nbsp;% of its activation lies on dog", page)
-    assert re.search(r'<span class="wrong">25&nbsp;% of its activation lies on cat', page)
+    assert "Of 2 concepts that point at one class this way, 50&nbsp;% are named after it" in page
+    assert re.search(r"<span>90&nbsp;% of its strongest patches lie on dog", page)
+    assert re.search(r'<span class="wrong">25&nbsp;% of its strongest patches lie on cat', page)
 
 
 def test_names_of_other_concepts_are_refused(described: Described) -> None:
