@@ -58,7 +58,8 @@ class AlignEvaluationSection(Section):
     batch_size: int = Field(default=64, ge=1)
     min_images: int = Field(default=10, ge=1)
     """Classes with fewer images in a split have no say in its map."""
-    select: Literal["best_map", "last"] = "best_map"
+    select: Literal["best_map", "last"] = "last"
+    """Ranking images of val is learned before segments are: best_map stops early where only images matter."""
 
 
 class AlignRunConfig(Section):

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from raytrain_xai.align.head import AlignHead
-from raytrain_xai.align.pooling import similarity_pool
+from raytrain_xai.align.pooling import THRESHOLD, similarity_pool
 from raytrain_xai.align_config import AlignRunConfig
 from raytrain_xai.checkpoint import read_checkpoint_of
 from raytrain_xai.config_text import validated
@@ -55,6 +55,7 @@ class AlignedEncoder:
         self.fingerprint = fingerprint_of(head.state_dict(), dict(about))
         self._head = head
         self._backbone = backbone
+        self._threshold: float = about["similarity_threshold"]
         self._text_fingerprint: str = about["text_fingerprint"]
         self._minilm: MiniLm | None = None
 
@@ -66,7 +67,7 @@ class AlignedEncoder:
             DataError: no such images.
         """
         features = self._backbone.features(images)
-        return similarity_pool(self._head(features), features)
+        return similarity_pool(self._head(features), features, self._threshold)
 
     def text(self, texts: Sequence[str]) -> Tensor:
         """M texts -> (M, D) float32 of unit length.
@@ -86,7 +87,7 @@ def describe(config: AlignRunConfig, backbone: Backbone, text: MiniLm) -> dict[s
     return {
         "backbone": backbone.name, "backbone_fingerprint": backbone.fingerprint, "text": config.text,
         "text_fingerprint": text.fingerprint, "hidden": config.hidden, "dim": text.dim,
-        "image_size": config.image_size, "logit_scale": config.loss.scale,
+        "image_size": config.image_size, "logit_scale": config.loss.scale, "similarity_threshold": THRESHOLD,
     }  # fmt: skip
 
 
