@@ -23,7 +23,7 @@ class DecoderSection(Section):
     heads: int = Field(default=4, ge=1)
     prefix: int = Field(default=4, ge=1)
     """Positions before the words that the vector becomes."""
-    temperature: float = Field(default=0.02, gt=0)
+    temperature: float = Field(default=0.01, gt=0)
     """In use a vector becomes a mean of those of the sentences it is like: the smaller this, the fewer sentences."""
 
     @model_validator(mode="after")
@@ -52,7 +52,7 @@ class CaptionRunConfig(Section):
     storage: str = "runs"
     """Folder or s3:// address; the run lives in <storage>/<name>/."""
     seed: int = Field(default=0, ge=0)
-    epochs: int = Field(default=60, ge=1)
+    epochs: int = Field(default=30, ge=1)
     workers: int = Field(default=1, ge=0)
     """Training workers; 0 trains inside the calling process, without Ray workers."""
     batch_size: int = Field(default=128, ge=1)
@@ -62,7 +62,7 @@ class CaptionRunConfig(Section):
     data: tuple[CaptionDataSection, ...] = Field(min_length=1)
     """Data sets: annotations of their training images make the sentences, their other images judge captions."""
     decoder: DecoderSection = DecoderSection()
-    noise: float = Field(default=1.0, ge=0)
+    noise: float = Field(default=0.3, ge=0)
     """Expected length of the noise that is added to a vector, whose own length is 1."""
     optim: OptimConfig = OptimConfig(name="adamw", lr=1e-3, weight_decay=0.01, schedule="cosine", clip_norm=1.0)
     evaluation: CaptionEvaluationSection = CaptionEvaluationSection()

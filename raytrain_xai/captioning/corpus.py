@@ -18,12 +18,10 @@ from torch import Tensor
 from torch.nn import functional
 
 from raytrain_xai.captioning.scenes import Scene
-from raytrain_xai.captioning.sentences import FORMS, MAX_THINGS, sentence
+from raytrain_xai.captioning.sentences import FORMS, sentence
 from raytrain_xai.captioning.words import WordTable, split_words
 from raytrain_xai.errors import CheckpointError
 from raytrain_xai.language.encoder import LanguageEncoder
-from raytrain_xai.language.prompts import FAMILIES, embed_terms
-from raytrain_xai.language.text_cache import TextCache
 from raytrain_xai.storage import Location, exists, read_bytes, write_bytes
 
 CORPUS = "corpus"
@@ -94,38 +92,19 @@ def mean_direction(patches: Tensor) -> Tensor:
     return functional.normalize(patches.mean(dim=1), dim=1)
 
 
-def scene_vectors(encoder: LanguageEncoder, scenes: Sequence[Scene], cache: TextCache | None = None) -> Tensor:
-    """Vectors from which a decoder learns to say what is in a scene.
-
-    The first of F = ``len(FORMS)`` + 1 are those of sentences about it. The last is the mean of the vectors of its
-    categories, each weighted by the area of its boxes: what the mean over patches would be if every patch of an object
-    had the vector of its category. No image is seen.
+def scene_vectors(encoder: LanguageEncoder, scenes: Sequence[Scene]) -> Tensor:
+    """Vectors from which a decoder learns to say what is in a scene: those of sentences about it. No image is seen.
 
     Args:
         scenes: S of them.
     Returns:
-        (S, F, D) float16 on the CPU.
+        (S, F, D) float16 on the CPU, F = ``len(FORMS)``.
     """
     spoken = [sentence(scene) for scene in scenes]
     distinct = list(dict.fromkeys(spoken))
     rows = {text: row for row, text in enumerate(distinct)}
     vectors = text_vectors(encoder, [form.format(text) for text in distinct for form in FORMS])
-    sources = vectors.unflatten(0, (-1, len(FORMS)))[[rows[text] for text in spoken]]
-    mixed = _mixtures(encoder, scenes, cache)
-    return torch.cat([sources, mixed[:, None]], dim=1).half().cpu()
-
-
-def _mixtures(encoder: LanguageEncoder, scenes: Sequence[Scene], cache: TextCache | None) -> Tensor:
-    """(S, D) of unit length: means of the vectors of the things of a sentence, weighted by area."""
-    named = [scene[:MAX_THINGS] for scene in scenes]
-    terms = list(dict.fromkeys(thing.name for scene in named for thing in scene))
-    column = {term: number for number, term in enumerate(terms)}
-    vectors = embed_terms(encoder, terms, FAMILIES["plain"], cache=cache)
-    places = [(row, column[thing.name], thing.area) for row, scene in enumerate(named) for thing in scene]
-    rows, columns, areas = zip(*places, strict=True)
-    weights = vectors.new_zeros(len(scenes), len(terms))
-    weights[list(rows), list(columns)] = vectors.new_tensor(areas)
-    return functional.normalize(weights @ vectors, dim=1)
+    return vectors.unflatten(0, (-1, len(FORMS)))[[rows[text] for text in spoken]].half().cpu()
 
 
 def word_table(scenes: Iterable[Scene], categories: Iterable[str]) -> WordTable:

@@ -90,10 +90,7 @@ class SentenceDecoder(nn.Module):
         return self.norm(x[:, self.shape.prefix :]) @ self.words.weight.T
 
     def recall(self, vectors: Tensor) -> Tensor:
-        """unit(Σ_m softmax_m(v·t_m / temperature) t_m): (B, D) of unit length -> (B, D), differentiable.
-
-        (DeCap's temperature of 1/100 is for CLIP, where the cosines of all images and texts lie close together.)
-        """
+        """unit(Σ_m softmax_m(v·t_m / temperature) t_m): (B, D) of unit length -> (B, D), differentiable."""
         weights = (vectors @ self.memory.T / self.shape.temperature).softmax(dim=1)
         return functional.normalize(weights @ self.memory, dim=1)
 
