@@ -6,9 +6,12 @@ import copy
 from collections.abc import Mapping
 from typing import Any
 
+from raytrain_xai.concept_config import ConceptRunConfig
 from raytrain_xai.config import AnyRunConfig, RunConfig, parse_job
 from raytrain_xai.errors import ConfigError
+from raytrain_xai.insight_config import InsightRunConfig
 from raytrain_xai.runners.concept_job import absolute_paths
+from raytrain_xai.runners.insight_job import absolute_insight
 from raytrain_xai.runners.preflight import absolute, resolve_paths
 from raytrain_xai.sweep_config import Axis, SweepConfig, dotted
 from raytrain_xai.sweeps.plan import TrialSpec, get_path, set_path, trial_config, trial_spec
@@ -49,8 +52,20 @@ def absolute_sweep(config: SweepConfig) -> SweepConfig:
 
 
 def resolved_run(config: AnyRunConfig) -> AnyRunConfig:
-    """A run of either kind with absolute local paths."""
-    return resolve_paths(config) if isinstance(config, RunConfig) else absolute_paths(config)
+    """A run of a kind that is swept with absolute local paths.
+
+    Raises:
+        ConfigError: it is of another kind.
+    """
+    match config:
+        case RunConfig():
+            return resolve_paths(config)
+        case ConceptRunConfig():
+            return absolute_paths(config)
+        case InsightRunConfig():
+            return absolute_insight(config)
+        case _:
+            raise ConfigError(f"job: {config.job} is not swept; a sweep trains classifiers and concepts")
 
 
 def _values(trial: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
@@ -66,7 +81,7 @@ def _space(trial: Mapping[str, Any], space: Mapping[str, Axis]) -> dict[str, Axi
 
 def _resolved(trial: Mapping[str, Any], path: str, value: Any) -> Any:
     """What a run makes of a value; where it has no place in this trial (another kind of model), it is left alone."""
-    if not isinstance(value, str):
+    if not isinstance(value, str | list):
         return value
     raw = copy.deepcopy(dict(trial))
     set_path(raw, path, value)

@@ -12,6 +12,7 @@ from raytrain_xai.concept_config import ConceptRunConfig
 from raytrain_xai.config import AnyRunConfig, RunConfig, parse_job
 from raytrain_xai.config_text import problems_of
 from raytrain_xai.errors import ConfigError
+from raytrain_xai.insight_config import InsightRunConfig
 from raytrain_xai.sweep_config import (
     AshaScheduler,
     FifoScheduler,
@@ -26,6 +27,7 @@ from raytrain_xai.sweeps.plan import baseline_config, baseline_seeds, describe_v
 from raytrain_xai.sweeps.space import Point, all_points, corner_points
 
 OWN_KEYS = {"name": "the sweep names its trials", "storage": "set storage of the sweep", "seed": "set seeds", "job": ""}
+_KINDS = {("classify", False): RunConfig, ("concepts", False): ConceptRunConfig, ("concepts", True): InsightRunConfig}
 SHARED_KEYS = ("model.name", "model.weights", "data.path", "data.measured")
 """What trials that start from one baseline have in common."""
 MUTABLE = (
@@ -187,10 +189,14 @@ def _point_problems(config: SweepConfig, point: Point) -> list[str]:
         raw = run_values(config, point)
     except ConfigError as error:
         return [str(error)]
-    problems = problems_of(ConceptRunConfig if raw.get("job") == "concepts" else RunConfig, raw)
+    kind = _KINDS.get((raw.get("job", "classify"), "encoder" in raw))
+    problems = [] if kind is None else problems_of(kind, raw)
     if problems:
         return problems
-    run = parse_job(raw)
+    try:
+        run = parse_job(raw)
+    except ConfigError as error:
+        return [str(error)]
     refused = [refusal(metric, run) for metric in metrics_in_use(config)]
     return [*(text for text in refused if text is not None), *_too_late(config, run)]
 

@@ -6,9 +6,10 @@ import difflib
 from collections.abc import Sequence
 
 from raytrain_xai.concept_config import ConceptRunConfig
-from raytrain_xai.config import AnyRunConfig, parse_config
+from raytrain_xai.config import AnyRunConfig, RunConfig, parse_config
 from raytrain_xai.data.dataset import StoredSplit, open_dataset
 from raytrain_xai.errors import ConfigError
+from raytrain_xai.insight_config import InsightRunConfig
 from raytrain_xai.run_folder import open_run, read_config
 from raytrain_xai.sweep_config import FifoScheduler, SweepConfig
 
@@ -16,6 +17,8 @@ CLASSIFICATION = ("f1", "precision", "recall", "accuracy", "map", "top5", "worst
 LOCALISATION = ("epg", "iou", "on_object", "empty_maps")
 AGREEMENT = ("agreement", "decision_agreement", "similarity", "empty_explanations", "divergence")
 CONCEPTS = ("variance_explained", "l0", "image_l0", "carriers", "dead", "always_on", "residual")
+RECONSTRUCTION = ("variance_explained", "cosine", "l0", "image_l0", "dead", "always_on")
+"""Of concepts of an encoder."""
 _GROUP = "group_"  # of a sub-population by name
 _TOP = 5
 
@@ -29,6 +32,11 @@ def metrics_in_use(config: SweepConfig) -> tuple[str, ...]:
 
 def refusal(metric: str, run: AnyRunConfig) -> str | None:
     """Why a run cannot report a metric, by its configuration alone; None when it can."""
+    if isinstance(run, InsightRunConfig):
+        choice = ", ".join(RECONSTRUCTION)
+        return None if metric in RECONSTRUCTION else f"metric {metric} is not of concepts of an encoder: {choice}"
+    if not isinstance(run, RunConfig | ConceptRunConfig):
+        return f"job: {run.job} is not swept; a sweep trains classifiers and concepts"
     own = CONCEPTS if isinstance(run, ConceptRunConfig) else AGREEMENT
     known = (*CLASSIFICATION, *LOCALISATION, *own)
     if metric in CONCEPTS and metric not in known:
@@ -59,7 +67,8 @@ def check_on_data(config: SweepConfig, runs: Sequence[AnyRunConfig]) -> None:
         DataError, CheckpointError: a data set, or the run of a network, cannot be read.
     """
     problems: list[str] = []
-    for path in dict.fromkeys(_measured_on(run) for run in runs):
+    labelled = (run for run in runs if isinstance(run, RunConfig | ConceptRunConfig))
+    for path in dict.fromkeys(_measured_on(run) for run in labelled):
         given = data_metrics(path)
         known = (*CLASSIFICATION, *LOCALISATION, "decision_agreement")
         for metric in metrics_in_use(config):
@@ -99,7 +108,7 @@ def _lacks(metric: str) -> str:
     return "there is no such group of its images, or they have several labels"
 
 
-def _measured_on(run: AnyRunConfig) -> str:
+def _measured_on(run: RunConfig | ConceptRunConfig) -> str:
     if not isinstance(run, ConceptRunConfig):
         return run.data.evaluated
     if run.data is not None:

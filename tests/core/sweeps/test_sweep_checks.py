@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from raytrain_xai.config import parse_config, validated
+from raytrain_xai.config import parse_config, parse_job, validated
 from raytrain_xai.errors import ConfigError
 from raytrain_xai.runners.branch import BRANCHABLE
 from raytrain_xai.sweep_config import SweepConfig
@@ -169,3 +169,21 @@ def test_groups_are_metrics_by_name_and_softmax_distillation_has_accuracy() -> N
     run = parse_config({"name": "r", **distilled})
     assert refusal("similarity", run) is None and refusal("accuracy", run) is None
     assert refusal("f1", run) is not None
+
+
+def test_concepts_of_an_encoder_have_metrics_of_their_own() -> None:
+    run = parse_job({"job": "concepts", "name": "n", "encoder": "embedded", "data": "d"})
+    assert refusal("variance_explained", run) is None
+    assert refusal("accuracy", run) == (
+        "metric accuracy is not of concepts of an encoder: variance_explained, cosine, l0, image_l0, dead, always_on"
+    )
+
+
+def test_a_sweep_over_concepts_of_an_encoder_checks_their_keys() -> None:
+    base = {"job": "concepts", "encoder": "embedded", "data": ["d"], "workers": 0}
+    fine = {"base": base, "objectives": {"variance_explained": "max"}, "space": {"sae.k": [8, 12]}}
+    check_sweep(sweep(**fine))
+    with pytest.raises(ConfigError, match="k=9000 is more than the latents"):
+        check_sweep(sweep(**{**fine, "space": {"sae.k": [8, 9000]}}))
+    with pytest.raises(ConfigError, match="metric f1 is not of concepts of an encoder"):
+        check_sweep(sweep(**{**fine, "objectives": {"f1": "max"}}))
