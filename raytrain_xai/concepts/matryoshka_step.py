@@ -45,29 +45,16 @@ def matryoshka_step(
         ``squared_error`` is that of the full reconstruction, ``loss`` is L times the number of vectors.
     Source: Bussmann et al. 2025, arXiv 2503.17547; revival of Gao et al. 2024, arXiv 2406.04093.
     """
-    total, num_groups = x.shape[0] * workers.world_size, sae.num_groups
+    total = x.shape[0] * workers.world_size
     variance, length = _spread(x, workers)
-    per_square = torch.where(variance > 0, 1 / (num_groups * variance), 0)  # loss per unit of squared error
+    per_square = torch.where(variance > 0, 1 / (sae.num_groups * variance), 0)  # loss per unit of squared error
     entries = batch_topk_entries(sae, x, workers, ALONE)
     sae.follow(smallest_used(entries, workers, ALONE))
-    by_group = _by_group(sae, entries)
-    partial, pullback = combine_entries(by_group, sae.dictionary)
-    errors = partial.view(x.shape[0], num_groups, -1).cumsum(dim=1)  # of the prefixes, (N, G, D)
-    errors += (sae.decoder_bias - x)[:, None]
-    g = (2 * per_square) * errors.flip(1).cumsum(dim=1).flip(1)  # a group takes part in its own and all later prefixes
-    at_groups = g.flatten(0, 1)
-    of_values = pullback(at_groups) * (entries.values > 0)
-    gradients = {
-        "encoder": latent_sums(entries)(of_values, x - sae.decoder_bias),
-        "dictionary": latent_sums(by_group)(entries.values, at_groups),
-        "encoder_bias": torch.zeros_like(sae.encoder_bias).index_add_(0, entries.latents, of_values),
-    }
-    aux = torch.zeros_like(variance)
+    errors, gradients = _prefixes(sae, x, entries, per_square)
+    last, aux = errors[:, -1], torch.zeros_like(variance)
     if dead is not None and settings.aux_weight and len(dead):
-        aux = _revive(sae, x, errors[:, -1], dead, gradients, settings=settings, workers=workers)
-    # the first prefix has the gradients of all of them; x - b falls as b grows, by what every product answers to
-    gradients["decoder_bias"] = g[:, 0].sum(dim=0) - gradients["encoder_bias"] @ sae.encoder
-    last = errors[:, -1]
+        aux = _revive(sae, x, last, dead, gradients, settings=settings, workers=workers)
+    gradients["decoder_bias"] -= gradients["encoder_bias"] @ sae.encoder  # x - b falls as b grows
     packed = torch.stack([errors.square().sum(), last.square().sum(), (last * x).sum()])
     all_squared, squared_error, product = workers.sum(packed).unbind()
     fired = workers.sum(entries.fired())
@@ -109,6 +96,27 @@ def _spread(x: Tensor, workers: Workers) -> tuple[Tensor, Tensor]:
     packed = workers.sum(torch.cat([x.sum(dim=0), x.square().sum().view(1)]))
     length = packed[-1]
     return (length - packed[:-1].square().sum() / total).clamp(min=0), length
+
+
+def _prefixes(sae: MatryoshkaSae, x: Tensor, entries: Entries, per_square: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+    """Errors x'_j - x of the prefixes, (N, G, D), and the gradients of ``per_square`` times the sum of their squares.
+
+    That of the decoder bias lacks what reaches it through the products.
+    """
+    by_group = _by_group(sae, entries)
+    partial, pullback = combine_entries(by_group, sae.dictionary)
+    errors = partial.view(x.shape[0], sae.num_groups, -1).cumsum(dim=1)
+    errors += (sae.decoder_bias - x)[:, None]
+    g = (2 * per_square) * errors.flip(1).cumsum(dim=1).flip(1)  # a group takes part in its own and all later prefixes
+    at_groups = g.flatten(0, 1)
+    of_values = pullback(at_groups) * (entries.values > 0)
+    gradients = {
+        "encoder": latent_sums(entries)(of_values, x - sae.decoder_bias),
+        "dictionary": latent_sums(by_group)(entries.values, at_groups),
+        "encoder_bias": torch.zeros_like(sae.encoder_bias).index_add_(0, entries.latents, of_values),
+        "decoder_bias": g[:, 0].sum(dim=0),  # where the first group is, all prefixes are
+    }
+    return errors, gradients
 
 
 def _by_group(sae: MatryoshkaSae, entries: Entries) -> Entries:
