@@ -23,10 +23,10 @@ from raytrain_xai.checkpoint import read_checkpoint_of
 from raytrain_xai.errors import CheckpointError, ConfigError
 from raytrain_xai.language.encoder import LanguageEncoder
 from raytrain_xai.run_folder import CONFIG, open_run, read_config
-from raytrain_xai.storage import exists, locate
+from raytrain_xai.storage import Location, exists, locate, write_bytes
 
 EMBEDDED = "embedded"
-_ASSET = "caption_decoder"
+WEIGHTS, ABOUT = "caption_decoder.safetensors", "caption_decoder.json"
 _SAME = 0.999  # cosine of the vectors of a probe; half precision alone costs less than 1e-6
 
 
@@ -120,20 +120,37 @@ def load_decoder(text: str, encoder: LanguageEncoder) -> TrainedDecoder:
     """
     if text == EMBEDDED:
         folder = files("raytrain_xai.captioning") / "assets"
-        weights = safetensors.torch.load((folder / f"{_ASSET}.safetensors").read_bytes())
-        state = json.loads((folder / f"{_ASSET}.json").read_text(encoding="utf-8"))
+        weights = safetensors.torch.load((folder / WEIGHTS).read_bytes())
+        state = json.loads((folder / ABOUT).read_text(encoding="utf-8"))
     else:
-        if not text.strip() or not exists(locate(text).child(CONFIG)):
-            raise ConfigError(f"no caption decoder {text!r}; give {EMBEDDED} or the folder of a run of `job: caption`")
-        at = open_run(text)
-        if (job := read_config(at).get("job")) != "caption":
-            raise ConfigError(f"{text} is a run of job {job or 'classify'}, a caption decoder is one of job caption")
-        checkpoint = read_checkpoint_of(at)
-        weights, state = checkpoint.model, checkpoint.state["decoder"]
+        weights, state = _read_run(text)
     decoder = restore_decoder(weights, state, text)
     _check_space(decoder, encoder)
     decoder.network.to(encoder.device)
     return decoder
+
+
+def pack_decoder(run: str, dest: Location) -> None:
+    """Write the decoder of a run as the package holds it: float16 weights and their description.
+
+    Raises:
+        ConfigError, CheckpointError: not a caption run, or it has no checkpoint.
+    """
+    weights, state = _read_run(run)
+    halves = {name: value.half().contiguous() for name, value in weights.items()}
+    write_bytes(dest.child(WEIGHTS), safetensors.torch.save(halves))
+    write_bytes(dest.child(ABOUT), json.dumps(state, sort_keys=True).encode() + b"\n")
+
+
+def _read_run(run: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Weights and :func:`decoder_state` of the selected checkpoint."""
+    if not run.strip() or not exists(locate(run).child(CONFIG)):
+        raise ConfigError(f"no caption decoder {run!r}; give {EMBEDDED} or the folder of a run of `job: caption`")
+    at = open_run(run)
+    if (job := read_config(at).get("job", "classify")) != "caption":
+        raise ConfigError(f"{run} is a run of job {job}, a caption decoder is one of job caption")
+    checkpoint = read_checkpoint_of(at)
+    return checkpoint.model, checkpoint.state["decoder"]
 
 
 def restore_decoder(weights: Mapping[str, Tensor], state: Mapping[str, Any], origin: str) -> TrainedDecoder:

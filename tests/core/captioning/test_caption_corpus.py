@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 
 import pytest
+import safetensors.torch
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -15,7 +17,7 @@ from raytrain_xai.caption_config import CaptionEvaluationSection, CaptionRunConf
 from raytrain_xai.captioning.corpus import Corpus, HeldBack, has_corpus, read_corpus, scene_vectors, write_corpus
 from raytrain_xai.captioning.decoder import DecoderShape, SentenceDecoder
 from raytrain_xai.captioning.gathering import gather_corpus, image_directions
-from raytrain_xai.captioning.reading import decoder_state, load_decoder
+from raytrain_xai.captioning.reading import ABOUT, WEIGHTS, decoder_state, load_decoder, pack_decoder, restore_decoder
 from raytrain_xai.captioning.scenes import Thing, category_names
 from raytrain_xai.captioning.sentences import FORMS
 from raytrain_xai.captioning.words import split_words
@@ -148,6 +150,11 @@ def test_decoders_of_another_space_are_refused(objects: str, tmp_path: Path) -> 
     loaded = load_decoder(run.uri, encoder)
     assert loaded.words == corpus.words and loaded.about["categories"] == list(corpus.about["categories"])
     assert load_decoder(run.uri, LetterEncoder(shift=0.0501)).dim == DIM  # the same to the fourth place
+    pack_decoder(run.uri, locate(str(tmp_path / "packed")))
+    halves = safetensors.torch.load_file(tmp_path / "packed" / WEIGHTS)
+    assert {value.dtype for value in halves.values()} == {torch.float16}
+    packed = restore_decoder(halves, json.loads((tmp_path / "packed" / ABOUT).read_text()), "packed")
+    assert packed.about == loaded.about and packed.network.shape == loaded.network.shape
     with pytest.raises(ConfigError, match="where the vectors of texts are not those of letters"):
         load_decoder(run.uri, LetterEncoder(shift=0.4))
     wider = LetterEncoder()
