@@ -84,8 +84,8 @@ class AlignRunConfig(Section):
     hidden: int = Field(default=512, ge=1)
     """Channels of the head between features and texts."""
     features: str | None = None
-    """Folder or s3:// address where patch features and text vectors are kept for other runs and restarts; nothing: memory
-    alone."""
+    """Folder or s3:// address where patch features and text vectors are kept for restarts and other runs; nothing: in
+    memory alone."""
     sources: tuple[AlignSource, ...] = Field(min_length=1)
     loss: AlignLossSection = AlignLossSection()
     optim: AlignOptimSection = AlignOptimSection()

@@ -9,6 +9,7 @@ from raytrain_xai.cli.insight_classify import classify_command
 from raytrain_xai.cli.insight_describe import describe_command
 from raytrain_xai.cli.insight_import import import_command
 from raytrain_xai.cli.insight_name import name_command
+from raytrain_xai.cli.insight_pack import pack_command
 from raytrain_xai.cli.insight_probe import probe_command
 from raytrain_xai.cli.insight_score import score_command
 from raytrain_xai.cli.insight_search import index_command, search_command
@@ -35,3 +36,4 @@ insight_group.add_command(index_command)
 insight_group.add_command(search_command)
 insight_group.add_command(probe_command)
 insight_group.add_command(tree_score_command)
+insight_group.add_command(pack_command)
