@@ -103,6 +103,6 @@ def _echo_score(score: NamingScore) -> None:
     if score.judged:
         echo_table(table)
     click.echo(
-        f"{len(score.judged)} names stand for a class and {score.fitting:.0%} of them fit (most of the strongest patches "
+        f"{len(score.judged)} names stand for a class and {score.fitting:.0%} of them fit (most strongest patches "
         f"lie there); {len(score.named_so)} of {len(score.specific)} concepts that point at one class have its name"
     )

@@ -6,12 +6,15 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 import torch
+from click.testing import CliRunner
 from small_encoder import LATENTS, SmallEncoder, random_images, small_model
 from torch import Tensor
 from torch.nn import functional
 
+from raytrain_xai.cli.main import cli
 from raytrain_xai.concept_runs.names import read_names, rename
 from raytrain_xai.concepts.code import SparseCode
 from raytrain_xai.concepts.relations import relations
@@ -19,11 +22,21 @@ from raytrain_xai.concepts.sparse_sums import SparseSums
 from raytrain_xai.concepts.top_tokens import unpack_tokens
 from raytrain_xai.data.dataset import StoredSplit
 from raytrain_xai.data.loader import load_samples
-from raytrain_xai.errors import ConfigError
-from raytrain_xai.insight.described import Described, DescribedSubject, TopTokens
-from raytrain_xai.insight.description import Description, describe_images
+from raytrain_xai.errors import ConfigError, DataError
+from raytrain_xai.insight.described import (
+    PICTURE_SCHEMA,
+    PICTURES,
+    Described,
+    DescribedSubject,
+    TopTokens,
+    description_of,
+    write_described,
+    write_top_tokens,
+)
+from raytrain_xai.insight.description import NUM_TOKENS, Description, describe_images
 from raytrain_xai.insight.naming import NamingRule, name_concepts, write_naming
 from raytrain_xai.insight.naming_score import read_labels, score_names
+from raytrain_xai.insight.observing import write_table
 from raytrain_xai.language.kinds import kind_of
 from raytrain_xai.language.prompts import FAMILIES, embed_terms
 from raytrain_xai.language.text_cache import TextCache
@@ -175,6 +188,32 @@ def test_names_are_judged_by_where_concepts_point() -> None:
     assert [name.fits for name in score.judged] == [True, False]
     assert score.specific == {0: "cat", 2: "dog"}
     assert score.named_so == {0} and (score.fitting, score.found) == (0.5, 0.5)
+
+
+def test_the_command(small: tuple[Described, SparseCode], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From the files of a description to names.json and pages; names of people stay, text vectors are kept."""
+    described, top = small
+    described = replace(described, at=description_of(locate(str(tmp_path))))
+    image, position = top.values.amax(dim=-1).topk(NUM_TOKENS, dim=1), torch.zeros(LATENTS, NUM_TOKENS)
+    write_top_tokens(described.at, TopTokens(image.values, image.indices, position.long(), top))
+    write_table(described.at.child(PICTURES), pa.table({name: [] for name in PICTURE_SCHEMA.names}, PICTURE_SCHEMA))
+    unmasked = torch.zeros_like(described.sums.class_positions)
+    write_described(replace(described, sums=replace(described.sums, images=torch.zeros(LATENTS, 8, dtype=torch.int64),
+                                                    class_positions=unmasked)))  # fmt: skip
+    (tmp_path / "config.yaml").write_text("job: concepts\n", encoding="utf-8")
+    (tmp_path / "pets.txt").write_text("dog\ncat\n", encoding="utf-8")
+    monkeypatch.setattr("raytrain_xai.insight.model.load_insight", lambda *_, **__: small_model())
+    rename(locate(str(tmp_path)), {0: "my own"}, LATENTS)
+    words = ["--vocabulary", str(tmp_path / "pets.txt"), "--templates", "plain", "--variant", "own"]
+    done = CliRunner().invoke(cli, ["insight", "name", str(tmp_path), *words])
+    assert done.exit_code == 0, done.output
+    assert "38 of 40 concepts have a name, the others were never active" in done.output
+    assert done.output.rstrip().endswith("names.html") and (tmp_path / "insight/tree.html").exists()
+    names = read_names(locate(str(tmp_path)))
+    assert names.pop(0) == "my own" and len(names) == 37 and set(names.values()) == {"dog", "cat"}
+    assert list((tmp_path / "insight/texts").rglob("*.safetensors"))
+    other = CliRunner().invoke(cli, ["insight", "name", str(tmp_path), "--vocabulary", "pets"])
+    assert isinstance(other.exception, DataError) and "one of common, coco, imagenet, voc" in str(other.exception)
 
 
 def test_classes_of_one_kind_count_together() -> None:
