@@ -19,6 +19,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
@@ -156,7 +157,7 @@ def read_described(run: Location) -> Described:
             at, _subject(raw["subject"]), tuple(raw["classes"]), tuple(raw["group_sizes"]),
             Description.from_tensors(tensors), Relations.from_tensors(tensors, rule),
         )  # fmt: skip
-    except (ValueError, KeyError, TypeError) as error:
+    except (SafetensorError, ValueError, KeyError, TypeError) as error:
         raise _damaged(at.child(SUMS)) from error
 
 
@@ -188,7 +189,7 @@ def read_top_tokens(run: Location) -> TopTokens:
         found = load(read_bytes(at))
         code = SparseCode(found["code_values"], found["code_indices"], concepts)
         return TopTokens(found["values"], found["image"], found["position"], code)
-    except (ValueError, KeyError) as error:
+    except (SafetensorError, KeyError) as error:
         raise _damaged(at) from error
 
 

@@ -14,6 +14,7 @@ from functools import partial
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
@@ -244,7 +245,7 @@ def _read_tensors(plan: Plan, name: str) -> dict[str, Tensor]:
     at = plan.parts.child(f"{name}.safetensors")
     try:
         return load(read_bytes(at))
-    except ValueError as error:
+    except SafetensorError as error:
         raise DataError(f"{at.uri} is damaged; delete {plan.parts.uri} and describe the run again") from error
 
 
