@@ -80,6 +80,7 @@ FORBIDDEN = {
         "pydantic",
     ),
     "captioning/": ("raytrain_xai.insight", "raytrain_xai.runners", "raytrain_xai.cli", "raytrain_xai.report"),
+    "insight/": ("raytrain_xai.runners", "raytrain_xai.cli", "raytrain_xai.report"),
     "language/": ("raytrain_xai.insight", "raytrain_xai.runners", "raytrain_xai.cli", "raytrain_xai.report"),
     "concept_runs/": ("raytrain_xai.runners", "raytrain_xai.cli", "raytrain_xai.report"),
     "features/": ("raytrain_xai.runners", "raytrain_xai.cli", "raytrain_xai.report"),
@@ -142,7 +143,7 @@ def test_core_imports_without_ray_or_torchvision() -> None:
     core += ["sweeps.load", "sweeps.gather"]
     core += ["annotation.suggest", "annotation.task_files"]
     core += ["serving.jobs", "distill.objective", "distill.agreement", "distill.baselines"]
-    core += ["language.clip_encoder"]
+    core += ["language.clip_encoder", "features.origin", "insight.importing"]
     code = "import sys\n" + "".join(f"import raytrain_xai.{name}\n" for name in core)
     heavy = ["ray", "torchvision", "boto3", "mlflow", "pycocotools", "matplotlib", "captum", "fastapi"]
     heavy += ["open_clip", "transformers", "timm"]
