@@ -98,7 +98,7 @@ def test_an_index_is_built_and_searched(run: str, objects: str, tmp_path: Path) 
 
 
 def test_probe_and_score_write_their_numbers(run: str, objects: str, tmp_path: Path) -> None:
-    done = invoke("probe", run, "--data", objects, "--penalties", "3", "--smallest", "0.3")
+    done = invoke("probe", run, "--data", objects, "--penalties", "2", "--smallest", "0.5")
     assert done.exit_code == 0 and done.output.count("chosen") == 1
     assert (Path(run) / "insight" / "probe" / "probe.json").is_file()
     out = tmp_path / "scores.json"
