@@ -114,7 +114,7 @@ def write_colour_run(storage: Path) -> str:
     subject = DescribedSubject(
         at.uri, FINGERPRINT, 4, ("data",), "train", ("f" * 64,), SIDE, None, (1, 2), num_images=6
     )  # fmt: skip
-    found = relations(sums.seen, torch.tensor([0, 1, 1, 1]), RelationRule(min_positions=2))
+    found = relations(sums.seen, torch.tensor([0, 1, 1, 1]), RelationRule(min_positions=2, max_frequency=0.5))
     write_described(Described(description_of(at), subject, ("sky", "sea"), (1, 3), sums, found))
     shown = [0, 1, 2, 3, 4]
     pictures = [_encoded(two_colours((60 * row, 0, 0), (0, 0, 255)), "JPEG") for row in shown]

@@ -10,9 +10,10 @@ const EMPTY = {
   class: "", // explained class; "" for the one each model answers
   show: "heat", // or "colours", "picture"
   opacity: "85", // percent
+  words: "", behind: "", // that an encoder compares the picture with, with commas between them
   change: "", // LAYER/ID:FACTOR,… concepts that are switched off or scaled
   concept: "", of: "", // LAYER/ID whose page is open, and name@version it belongs to when that is not `model`
-  layer: "", query: "", by: "", sort: "", page: "1", // of the list of concepts
+  layer: "", query: "", by: "", sort: "", roots: "", page: "1", // of the list of concepts
 };
 
 /** The state that a fragment describes; what is missing or unknown has its default. */

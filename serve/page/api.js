@@ -28,7 +28,7 @@ export class Api {
     return (await this.send(path, options)).json();
   }
 
-  /** A question about one picture: `operation` is predict, explain, trace or intervene. */
+  /** A question about one picture: `operation` is predict, explain, trace, intervene or segment. */
   async about(picture, model, operation, options = {}, signal = undefined) {
     const query = new URLSearchParams(Object.entries(options).flatMap(([name, value]) => [value].flat().map((one) => [name, one])));
     const path = `v1/models/${model}:${operation}?${query}`;
@@ -105,6 +105,7 @@ const sentence = (text) => `${text.charAt(0).toUpperCase()}${text.slice(1)}${/[.
 /** Addresses of what belongs to a model. */
 export const at = {
   model: (model) => `v1/models/${model}`,
+  search: (model) => `v1/models/${model}:search`,
   sample: (model, number) => `v1/models/${model}/samples/${number}`,
   concept: (model, { layer, id }) => `v1/models/${model}/concepts/${id}?layer=${encodeURIComponent(layer)}`,
   concepts: (model, query) => `v1/models/${model}/concepts?${new URLSearchParams(query)}`,

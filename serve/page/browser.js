@@ -11,18 +11,20 @@ const SORTS = [
   ["contribution", "most important"], ["frequency", "most frequent"], ["entropy", "most specific"],
   ["size", "smallest"], ["name", "name"], ["id", "number"],
 ];
+const SORTS_OF_ENCODERS = SORTS.filter(([value]) => ["frequency", "name", "id"].includes(value));
 
 export class Browser {
   /** @param app { api, info(model), change(changes, options) } */
   constructor(app, root) {
     Object.assign(this, { app, root, part: partsOf(root), drawn: "" });
-    const { search, by, sort, layer, before, after } = this.part;
+    const { search, by, sort, layer, roots, before, after } = this.part;
     const typed = debounced(200, () => this.app.change({ query: search.value.trim(), page: "1" }, { keep: true }));
     search.addEventListener("input", typed);
     this.part.controls.addEventListener("submit", (event) => event.preventDefault());
     by.addEventListener("change", () => app.change({ by: by.value, page: "1" }));
     sort.addEventListener("change", () => app.change({ sort: sort.value, page: "1" }));
     layer.addEventListener("change", () => app.change({ layer: layer.value, page: "1" }));
+    roots.addEventListener("change", () => app.change({ roots: roots.checked ? "1" : "", page: "1" }));
     before.addEventListener("click", () => this.turn(-1));
     after.addEventListener("click", () => this.turn(1));
   }
@@ -39,8 +41,8 @@ export class Browser {
 
   async update(state) {
     this.state = state;
-    const { model, query, by, sort, layer, page } = state;
-    const wanted = JSON.stringify([model, query, by, sort, layer, page]);
+    const { model, query, by, sort, layer, roots, page } = state;
+    const wanted = JSON.stringify([model, query, by, sort, layer, roots, page]);
     if (wanted === this.drawn) return;
     this.drawn = wanted;
     try {
@@ -50,6 +52,7 @@ export class Browser {
       if (!own) return this.nothing("This model has no concepts: it was trained without a concept layer, so only heatmaps tell where it looks.");
       const wish = { layer: own.layer, page: /^[1-9]\d*$/.test(page) ? page : "1", per_page: PER_PAGE };
       if (query) wish.query = query;
+      if (own.relations && roots) wish.roots = true;
       if (own.catalogue && info.classes.includes(by)) wish.class = by;
       if (this.sorts.some(([value]) => value === sort)) wish.sort = sort;
       const found = await this.app.api.json(at.concepts(model, wish));
@@ -61,12 +64,15 @@ export class Browser {
   }
 
   setControls(info, own, state) {
-    this.sorts = own?.catalogue ? SORTS : [["id", "number"], ["name", "name"]];
+    this.sorts = own?.relations ? SORTS_OF_ENCODERS : own?.catalogue ? SORTS : [["id", "number"], ["name", "name"]];
     setChoices(this.part.sort, this.sorts, state.sort || this.sorts[0][0]);
     setChoices(this.part.by, [["", "any class"], ...info.classes.map((name) => [name, name])], state.by);
     setChoices(this.part.layer, info.layers.map(({ layer }) => [layer, layer]), own?.layer);
     this.part.controls.hidden = !own;
-    this.part.byLabel.hidden = !own?.catalogue;
+    this.part.byLabel.hidden = !own?.catalogue || !info.classes.length;
+    this.part.rootsLabel.hidden = !own?.relations;
+    this.part.roots.checked = Boolean(state.roots);
+    this.app.finder.update(state.model, info);
     this.part.layerLabel.hidden = info.layers.length < 2;
     if (document.activeElement !== this.part.search) this.part.search.value = state.query;
   }
@@ -91,7 +97,7 @@ export class Browser {
   card(concept) {
     const open = () => this.app.change({ concept: conceptKey(concept) });
     const [label] = concept.labels;
-    const seen = concept.images === null ? "" : concept.images === 0 ? "never seen" : `in ${percent(concept.frequency)} of pictures`;
+    const seen = concept.images === null ? (concept.frequency === null ? "" : `at ${percent(concept.frequency, 1)} of places`) : concept.images === 0 ? "never seen" : `in ${percent(concept.frequency)} of pictures`;
     return make("li", {},
       make("button", { type: "button", class: "concept", onclick: open },
         concept.thumbnail ? patchOf(this.app.api, concept.thumbnail, concept.thumbnail_map, PATCH_PX) : make("span", { class: "blank" }),

@@ -4,6 +4,7 @@ import { at } from "./api.js";
 import { conceptKey, readConcept } from "./address.js";
 import { make, partsOf } from "./elements.js";
 import { greyMap, paint } from "./heatmap.js";
+import { drawRelatives } from "./relatives.js";
 import { counted, moment, percent, shares, signed } from "./words.js";
 
 const EXAMPLE_PX = 224;
@@ -46,6 +47,7 @@ export class ConceptSheet {
     this.part.name.textContent = `concept ${this.concept.id}`;
     for (const part of ["facts", "examples", "partners", "history"]) this.part[part].replaceChildren();
     for (const part of ["message", "from"]) this.part[part].textContent = "";
+    drawRelatives(this.part, null);
     for (const part of ["examplesOf", "partnersOf", "historyOf"]) this.part[part].hidden = true;
     this.editName(false);
     this.dialog.scrollTop = 0;
@@ -60,6 +62,7 @@ export class ConceptSheet {
     this.drawers = detail.examples.map((example) => new Example(this.app.api, example));
     this.part.examples.replaceChildren(...this.drawers.map((drawer) => drawer.root));
     this.drawMaps();
+    drawRelatives(this.part, detail.relatives, (id) => this.go(id));
     this.part.partnersOf.hidden = detail.partners.length === 0;
     this.part.partners.replaceChildren(...detail.partners.map((partner) => this.partner(partner)));
     this.part.historyOf.hidden = detail.history.length === 0;
@@ -72,8 +75,12 @@ export class ConceptSheet {
   }
 
   partner({ id, name, overlap }) {
-    const open = () => this.app.change({ concept: conceptKey({ layer: this.concept.layer, id }) });
-    return make("li", {}, make("button", { type: "button", class: "link", text: name, onclick: open }), ` ${percent(overlap)}`);
+    return make("li", {}, make("button", { type: "button", class: "link", text: name, onclick: () => this.go(id) }), ` ${percent(overlap)}`);
+  }
+
+  /** To another concept of the same layer. */
+  go(id) {
+    this.app.change({ concept: conceptKey({ layer: this.concept.layer, id }) });
   }
 
   // --- name -----------------------------------------------------------------------------------------------------------
@@ -104,10 +111,11 @@ export class ConceptSheet {
   }
 }
 
-const NAMED = { user: "Named by people.", catalogue: "Name proposed from the labels of its pictures.", nobody: "Nobody has named it yet." };
+const NAMED = { user: "Named by people.", catalogue: "Name proposed from what it is found in.", nobody: "Nobody has named it yet." };
 
 /** What is known of a concept, in words. */
 function factsOf(detail) {
+  if (detail.relatives) return [["Active at", `${percent(detail.frequency)} of all places`], ["Lies on", shares(detail.labels)]].filter(([, text]) => text);
   if (detail.images === null) return [["Statistics", "none: no catalogue was made for this model"]];
   const forThem = detail.classes.filter(({ share }) => share > 0), against = detail.classes.filter(({ share }) => share < 0);
   const found = detail.images === 0 ? "never seen" : `${counted(detail.images, "picture")}, ${percent(detail.frequency)} of those looked through`;
@@ -127,7 +135,8 @@ class Example {
     const { labels, answer, activation } = example;
     this.canvas = make("canvas", { role: "img", width: EXAMPLE_PX, height: EXAMPLE_PX, "aria-label": `Picture of ${labels.join(", ") || "something without label"}` });
     const said = answer === null ? "" : ` · model says ${answer}`;
-    this.root = make("figure", { title: `activation ${activation.toFixed(2)}` }, this.canvas, make("figcaption", { text: `${labels.join(", ") || "no label"}${said}` }));
+    const about = example.contribution === null && answer === null && !labels.length ? `strength ${activation.toFixed(2)}` : `${labels.join(", ") || "no label"}${said}`;
+    this.root = make("figure", { title: `activation ${activation.toFixed(2)}` }, this.canvas, make("figcaption", { text: about }));
     this.loaded = this.load(api, example);
   }
 

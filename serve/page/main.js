@@ -5,7 +5,9 @@ import { readAddress, writeAddress, writeFactors } from "./address.js";
 import { Browser } from "./browser.js";
 import { ConceptSheet } from "./concept_page.js";
 import { partsOf, setChoices } from "./elements.js";
+import { Finder } from "./finder.js";
 import { FlagDialog } from "./flag.js";
+import { InsightPanel } from "./insight_panel.js";
 import { keyPrompt } from "./key.js";
 import { Panel } from "./panel.js";
 import { linkCopy, openCopy, openPicture, pictureFile } from "./picture.js";
@@ -26,6 +28,7 @@ class App {
     this.strip = new SampleStrip(this, this.part.samples, this.part.more);
     this.browser = new Browser(this, this.part.concepts);
     this.sheet = new ConceptSheet(this, document.getElementById("concept"));
+    this.finder = new Finder(this, this.part.finder);
     this.flag = new FlagDialog(this, document.getElementById("flag"));
     this.listen();
   }
@@ -43,7 +46,7 @@ class App {
 
   listen() {
     const { part } = this;
-    part.model.addEventListener("change", () => this.change({ model: part.model.value, change: "", concept: "", of: "", layer: "", by: "" }));
+    part.model.addEventListener("change", () => this.change({ model: part.model.value, change: "", concept: "", of: "", layer: "", by: "", sort: "", roots: "" }));
     part.against.addEventListener("change", () => this.change({ against: part.against.value }));
     part.file.addEventListener("change", () => part.file.files[0] && this.take(part.file.files[0]));
     part.camera.addEventListener("change", () => part.camera.files[0] && this.take(part.camera.files[0]));
@@ -117,7 +120,11 @@ class App {
       this.part.answer.hidden = !picture;
       if (!picture) return;
       this.part.note.textContent = picture.note;
-      this.setPanels([...new Set([state.model, state.against].filter(Boolean))]);
+      const models = [...new Set([state.model, state.against].filter(Boolean))];
+      const infos = await Promise.all(models.map((model) => this.info(model)));
+      if (state !== this.state) return;
+      this.part.show.hidden = infos.every(isEncoder);
+      this.setPanels(models, infos.map((info) => (isEncoder(info) ? InsightPanel : Panel)));
       await Promise.all(this.panels.map((panel) => panel.update(state, picture)));
     } catch (error) {
       this.say(error.message, true);
@@ -134,8 +141,8 @@ class App {
     this.part.sampleRow.hidden = !this.strip.update(model, count, this.state.sample);
   }
 
-  setPanels(models) {
-    const wanted = models.map((model, place) => this.panels.find((one) => one.model === model && one.main === (place === 0)) ?? new Panel(this, model, place === 0));
+  setPanels(models, kinds) {
+    const wanted = models.map((model, place) => this.panels.find((one) => one.model === model && one.main === (place === 0)) ?? new kinds[place](this, model, place === 0));
     if (wanted.length === this.panels.length && wanted.every((panel, place) => panel === this.panels[place])) return;
     this.panels = wanted;
     this.part.panels.replaceChildren(...wanted.map((panel) => panel.root));
@@ -232,6 +239,9 @@ class App {
     }
   }
 }
+
+/** Whether a model compares pictures with words, and has no classes. */
+const isEncoder = (info) => info.operations.includes("segment");
 
 /** All versions of all models. */
 function versionsOf(models) {

@@ -50,7 +50,7 @@ function around(values, width, height, x, y) {
   for (let row = Math.max(0, y - AROUND); row <= Math.min(height - 1, y + AROUND); row++) {
     for (let column = Math.max(0, x - AROUND); column <= Math.min(width - 1, x + AROUND); column++) sum += values[row * width + column];
   }
-  return sum;
+  return sum + values[y * width + x] * 1e-3; // where all around a single peak are equal, the peak itself
 }
 
 const within = (value, most) => Math.max(0, Math.min(most, value));

@@ -29,7 +29,7 @@ export class Stage {
   /**
    * Draws the picture, and over the part that the network sees a map or a picture of it.
    *
-   * @param layer { map } as readMap returns it, { bitmap }, or nothing.
+   * @param layer { map } as readMap returns it, { bitmap } instead of the picture, { tint } over it, or nothing.
    * @param {number} strength of the layer, 0 to 1.
    */
   draw(layer, strength) {
@@ -45,8 +45,24 @@ export class Stage {
       this.pen.fillRect(left, top, width, height);
       this.pen.drawImage(layer.bitmap, left, top, width, height);
       this.pen.globalAlpha = 1;
+    } else if (layer?.tint) {
+      this.pen.globalAlpha = strength;
+      this.pen.imageSmoothingEnabled = false; // labels have no values between them
+      this.pen.drawImage(layer.tint, left, top, width, height);
+      this.pen.imageSmoothingEnabled = true;
+      this.pen.globalAlpha = 1;
     }
     if (!this.whole) this.fadeOutside();
+  }
+
+  /** A frame around a part of the picture, given as shares of its sides. */
+  mark([x0, y0, x1, y1]) {
+    const { left, top, width, height } = pixelBox([x0, y0, x1, y1], this.canvas.width, this.canvas.height);
+    for (const [colour, line] of [["#000", 5], ["#fff", 2.5]]) {
+      this.pen.strokeStyle = colour;
+      this.pen.lineWidth = line;
+      this.pen.strokeRect(left, top, width, height);
+    }
   }
 
   fadeOutside() {
