@@ -5,8 +5,8 @@ shows (Chanin et al. 2024, arXiv 2409.14507). Measured here per class of masks:
 
 - its direction t is that from the mean reconstruction elsewhere to the mean reconstruction on the class, unit length;
 - its *main* concept detects its positions best (F1 of being active);
-- *absorbing* concepts are others that point along t (v·t >= 0.1) and lie on the class by at least half of their
-  activation;
+- *absorbing* concepts are others that point along t (v·t >= 0.1) and are special: the share of their activation that
+  lies on the class is at least a half, or that of the main one;
 - absorption is the part of the evidence Σ z v·t of all these concepts, on the class, that absorbing concepts give at
   positions where the main one is silent: 0 where the main concept covers its class, 1 where it never says anything.
 
@@ -25,7 +25,7 @@ from raytrain_xai.concepts.code import SparseCode
 from raytrain_xai.insight.description import VOID, Description
 
 ALONG = 0.1  # least v·t of an absorbing concept
-PURITY = 0.5  # share of its labelled activation on the class
+HALF = 0.5  # share of its activation that a special concept has on its class, where the main one has no less
 MIN_POSITIONS = 100  # of a class
 
 
@@ -90,8 +90,9 @@ def class_concepts(sums: Description, dictionary: Tensor) -> ClassConcepts:
     f1 = 2 * active / (active.sum(dim=0) + positions[:, None]).clamp(min=1)
     best, main = f1[1:].max(dim=1)
     is_large = (positions[1:] >= MIN_POSITIONS) & (best > 0)
-    absorbs = (along >= ALONG) & (mass >= PURITY * mass.sum(dim=0)) & (mass > 0)
-    speaks = absorbs[1:].scatter(1, main[:, None], value=True) & is_large[:, None]
+    special = (mass / mass.sum(dim=0).clamp(min=1e-30))[1:]  # (C, K), share of a concept's activation
+    absorbs = (along[1:] >= ALONG) & (special >= special.gather(1, main[:, None]).clamp(max=HALF)) & (mass[1:] > 0)
+    speaks = absorbs.scatter(1, main[:, None], value=True) & is_large[:, None]
     evidence = torch.where(speaks, along[1:].clamp(min=0), 0.0)
     return ClassConcepts(torch.where(is_large, main, -1), torch.where(is_large, best, 0.0), evidence.float())
 

@@ -99,12 +99,15 @@ function draw() {
   if (openAll.getAttribute("aria-pressed") === "true") unfold(true);
 }
 
+function fits(i, text) {
+  const number = text.replace(/^(concept|no\.?)\s*/, "");
+  return /^\d+$/.test(number) ? String(C.id[i]) === number : C.name[i].toLowerCase().includes(text);
+}
+
 function list() {
   const text = search.value.trim().toLowerCase();
   const all = kind.value === "trees" ? ROOTS : kind.value === "single" ? SINGLE : [...C.id.keys()].sort(byFrequency);
-  shown = text
-    ? [...C.id.keys()].filter((i) => String(C.id[i]) === text || title(i).toLowerCase().includes(text)).sort(byFrequency)
-    : all;
+  shown = text ? [...C.id.keys()].filter((i) => fits(i, text)).sort(byFrequency) : all;
   drawn = 0;
   tree.replaceChildren();
   draw();
