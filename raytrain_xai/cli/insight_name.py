@@ -35,14 +35,14 @@ if TYPE_CHECKING:
     "--templates",
     "families",
     multiple=True,
-    default=("noun", "adjective", "verb"),
+    default=("plain",),
     show_default=True,
     metavar="FAMILY",
     help="Prompt families, the best one counts: plain, noun, adjective, verb, imagenet.",
 )
 @click.option(
     "--closeness",
-    default=0.95,
+    default=0.9,
     show_default=True,
     type=click.FloatRange(0, 1, min_open=True),
     help="Prefer general terms whose score is at least this part of the best; 1: best score alone.",
