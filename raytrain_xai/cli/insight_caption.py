@@ -44,8 +44,8 @@ def caption_command(
 ) -> None:
     """Write captions for pictures (files, or all pictures of folders) from the concepts of RUN.
 
-    Below a caption are its words, each with the concepts that push its probability up or down most: the change of its
-    logarithm for a relative change of the concept, exact for small changes.
+    Below a caption are its words, each with the logarithm of its probability, the same without any concept, and the
+    concepts that do most to make the one of the other.
     """
     from raytrain_xai.captioning.reading import load_decoder
     from raytrain_xai.explain import available_device
@@ -64,7 +64,7 @@ def caption_command(
         click.echo(f"{file}: {caption.text}")
         for word in caption.words if concepts else ():
             shares = ", ".join(f"{share.name} {share.value:+.2f}" for share in word.shares)
-            click.echo(f"    {word.text:<14} {word.log_prob:6.2f}  {shares}")
+            click.echo(f"    {word.text:<14} {word.log_prob:6.2f} from {word.baseline:6.2f}  {shares}")
 
 
 @click.command("caption-score")

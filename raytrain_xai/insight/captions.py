@@ -1,15 +1,16 @@
 """Captions from concepts, and which concepts speak for each word.
 
 The vector of an image is the direction of the mean of its reconstructed patches, x̄ = b + Σ_k z̄_k v_k with z̄_k the mean
-of concept k over the patches. A decoder writes a caption from x̄ / ‖x̄‖. What concept k contributes to a word with
-log-probability ℓ is
+of concept k over the patches. A decoder writes a caption from x̄ / ‖x̄‖. Let ℓ(t) be the log-probability of a word where
+all concepts act with the share t of their strength. Concept k contributes
 
-    z̄_k ∂ℓ/∂z̄_k = z̄_k v_k·g,    g = ∂ℓ/∂x̄,
+    ∫₀¹ z̄_k ∂ℓ/∂z̄_k (t z̄) dt = ∫₀¹ z̄_k v_k·g(t) dt,    g = ∂ℓ/∂x̄,
 
-the change of ℓ for a relative change of the concept everywhere in the image: exact for small changes (1 % more of the
-concept changes ℓ by .01 of it), an approximation for leaving it out, since the decoder is not linear. As the decoder
-reads a direction only, the contributions of all concepts and that of the bias, b·g, add up to 0, not to ℓ: what speaks
-for a word speaks against the rest of the vector. Our own design; Insight / CFM, 2026 has not released its captioning.
+so that all contributions sum to ℓ(1) - ℓ(0), what the concepts make of the word that the bias alone would say with
+ℓ(0) (integrated gradients, Sundararajan et al., ICML 2017, arXiv 1703.01365). The integral is a sum over steps, and the
+decoder is not linear: shares of concepts that speak for the same word depend on the path. The gradient at t = 1 alone
+says next to nothing here, because a word that is certain has none. Our own design; Insight / CFM, 2026 has not released
+its captioning.
 """
 
 from __future__ import annotations
@@ -29,6 +30,8 @@ from raytrain_xai.insight.contributions import pool_code
 from raytrain_xai.insight.model import InsightModel
 from raytrain_xai.insight.windows import resized
 
+NUM_STEPS = 128  # of the integral, whose error falls with their square
+
 
 @dataclass(frozen=True)
 class Share:
@@ -37,7 +40,7 @@ class Share:
     Attributes:
         concept: its number.
         name: its name, or its number as a name.
-        value: natural logarithm of a probability for a change by the factor e, signed.
+        value: part of the natural logarithm of the word's probability, signed.
     """
 
     concept: int
@@ -52,11 +55,13 @@ class Word:
     Attributes:
         text: the word.
         log_prob: natural logarithm of its probability given the image and the words before, <= 0.
+        baseline: the same with no concept at all: what the contributions of all concepts start from.
         shares: of the concepts that contribute most, by size.
     """
 
     text: str
     log_prob: float
+    baseline: float
     shares: tuple[Share, ...]
 
 
@@ -79,13 +84,14 @@ class WordShares:
 
     Attributes:
         log_probs: (B, L) float, <= 0; 0 beyond the end.
-        concept: (B, L, K) float, signed; 0 for a concept that does not act.
-        bias: (B, L) float, that of the decoder bias of the autoencoder.
+        baseline: (B, L) float, <= 0, the same where no concept acts.
+        concept: (B, L, K) float, signed; 0 for a concept that does not act. Their sums and ``baseline`` add up to
+            ``log_probs``, up to the error of the sum over steps.
     """
 
     log_probs: Tensor
+    baseline: Tensor
     concept: Tensor
-    bias: Tensor
 
 
 def caption_images(
@@ -108,10 +114,11 @@ def caption_images(
     size = shares.concept.abs()
     top = size.topk(min(num_concepts, size.shape[2]), dim=2)
     values = shares.concept.gather(2, top.indices)
-    rows = zip(captions, shares.log_probs.tolist(), top.indices.tolist(), values.tolist(), strict=True)
+    numbers = zip(
+        shares.log_probs.tolist(), shares.baseline.tolist(), top.indices.tolist(), values.tolist(), strict=True
+    )
     return [
-        Caption(decoder.text(words), _words(model, words, log_probs, indices, contributions))
-        for words, log_probs, indices, contributions in rows
+        Caption(decoder.text(words), _words(model, words, own)) for words, own in zip(captions, numbers, strict=True)
     ]
 
 
@@ -151,44 +158,55 @@ def _mean(sae: MatryoshkaSae, strength: Tensor) -> Tensor:
 
 
 def word_shares(
-    sae: MatryoshkaSae, decoder: CaptionDecoder, code: SparseCode, captions: Sequence[Sequence[str]]
-) -> WordShares:
+    sae: MatryoshkaSae, decoder: CaptionDecoder, code: SparseCode, captions: Sequence[Sequence[str]],
+    *, steps: int = NUM_STEPS,
+) -> WordShares:  # fmt: skip
     """What concepts contribute to the words of captions.
 
-    One pass back for all words: the vector of an image is repeated for each of its words, which then has a gradient of
-    its own.
+    One pass back for all words of a step: the vector of an image is repeated for each of its words, which then has a
+    gradient of its own.
 
     Args:
         sae: of the code.
         code: (B, P, k).
         captions: words of B captions; they need not be those that the decoder would write.
+        steps: of the integral, by the midpoint rule.
     """
     strength = mean_strength(code)
-    mean = _mean(sae, strength)
+    mean, bias = _mean(sae, strength), sae.decoder_bias.detach()
     length = max(map(len, captions), default=0)
     if length == 0:
         none = mean.new_zeros(len(mean), 0)
-        return WordShares(none, none[..., None].expand(-1, -1, sae.num_latents), none)
+        return WordShares(none, none, none[..., None].expand(-1, -1, sae.num_latents))
+    gradient = mean.new_zeros(len(mean), length, sae.dim)
+    for step in range(steps):
+        gradient += _word_gradients(decoder, torch.lerp(bias, mean, (step + 0.5) / steps), captions, length)
+    concept = (gradient / steps @ sae.dictionary.detach().T) * strength[:, None]
+    with torch.no_grad():
+        own, none = (decoder.log_probs(functional.normalize(x, dim=1), captions) for x in (mean, bias.expand_as(mean)))
+    return WordShares(own, none, concept)
+
+
+def _word_gradients(decoder: CaptionDecoder, means: Tensor, captions: Sequence[Sequence[str]], length: int) -> Tensor:
+    """Gradient of the log-probability of every word: means (B, D) -> (B, L, D)."""
     with torch.enable_grad():
-        means = mean.repeat_interleave(length, dim=0).requires_grad_()
+        copies = means.repeat_interleave(length, dim=0).requires_grad_()
         repeated = [words for words in captions for _ in range(length)]
-        log_probs = decoder.log_probs(functional.normalize(means, dim=1), repeated).unflatten(0, (-1, length))
+        log_probs = decoder.log_probs(functional.normalize(copies, dim=1), repeated).unflatten(0, (-1, length))
         own = log_probs.diagonal(dim1=1, dim2=2)  # (B, L): word l of the copy that is there for it
-        (gradient,) = torch.autograd.grad(own.sum(), means)
-    gradient = gradient.unflatten(0, (-1, length))
-    concept = (gradient @ sae.dictionary.detach().T) * strength[:, None]
-    return WordShares(own.detach(), concept, gradient @ sae.decoder_bias.detach())
+        (gradient,) = torch.autograd.grad(own.sum(), copies)
+    return gradient.unflatten(0, (-1, length))
 
 
 def _words(
-    model: InsightModel, words: Sequence[str], log_probs: Sequence[float], indices: Sequence[Sequence[int]],
-    values: Sequence[Sequence[float]],
+    model: InsightModel, words: Sequence[str],
+    numbers: tuple[Sequence[float], Sequence[float], Sequence[Sequence[int]], Sequence[Sequence[float]]],
 ) -> tuple[Word, ...]:  # fmt: skip
-    """Values in Python; those of concepts that do not act are left out."""
+    """Words with their log-probabilities, baselines, and concepts with their shares, without those that do not act."""
     return tuple(
         Word(
-            text, log_prob,
+            text, log_prob, baseline,
             tuple(Share(k, model.name(k), value) for k, value in zip(own, parts, strict=True) if value != 0),
         )
-        for text, log_prob, own, parts in zip(words, log_probs, indices, values, strict=False)  # others are padding
+        for text, log_prob, baseline, own, parts in zip(words, *numbers, strict=False)  # others are padding
     )  # fmt: skip

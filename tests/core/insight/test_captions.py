@@ -66,25 +66,35 @@ def log_probs_of(sae: MatryoshkaSae, code: SparseCode, captions: Sequence[Sequen
     return TwoWords.drawn().log_probs(vectors, captions)
 
 
+def weakened(code: SparseCode, share: float) -> SparseCode:
+    return SparseCode(code.values * share, code.indices, code.num_latents)
+
+
 def test_contributions_are_changes_for_more_of_a_concept() -> None:
-    """Against finite differences over whole maps, in float64, for every concept of every image."""
+    """Two steps of the integral against finite differences over whole maps, in float64, for every concept."""
     model = small_model()
     code, sae, decoder = code_of(model), exact(model), TwoWords.drawn()
     captions = decoder.write(code_direction(sae, code))
-    shares = word_shares(sae, decoder, code, captions)
+    shares = word_shares(sae, decoder, code, captions, steps=2)
     torch.testing.assert_close(shares.log_probs, log_probs_of(sae, code, captions))
+    torch.testing.assert_close(shares.baseline, log_probs_of(sae, weakened(code, 0), captions))
     step = 1e-6
     for concept in range(LATENTS):
-        more, less = (log_probs_of(sae, scaled(code, concept, 1 + sign * step), captions) for sign in (1, -1))
-        torch.testing.assert_close(shares.concept[..., concept], (more - less) / (2 * step), atol=1e-7, rtol=1e-5)
+        slopes: list[Tensor] = []
+        for share in (0.25, 0.75):  # z dl/dz at t z is t dl/dt of the concept alone, over t
+            part = weakened(code, share)
+            more, less = (log_probs_of(sae, scaled(part, concept, 1 + sign * step), captions) for sign in (1, -1))
+            slopes.append((more - less) / (2 * step) / share)
+        torch.testing.assert_close(shares.concept[..., concept], sum(slopes) / 2, atol=1e-6, rtol=1e-5)
     assert shares.concept.abs().max() > 0.1
 
 
-def test_contributions_and_that_of_the_bias_cancel() -> None:
+def test_contributions_add_up_to_the_word() -> None:
     model = small_model()
     code, sae, decoder = code_of(model), exact(model), TwoWords.drawn()
-    shares = word_shares(sae, decoder, code, [("dog", "cat")] * 3)
-    torch.testing.assert_close(shares.concept.sum(dim=2), -shares.bias)
+    shares = word_shares(sae, decoder, code, [("dog", "cat")] * 3, steps=512)
+    assert (shares.log_probs - shares.baseline).abs().max() > 0.5
+    torch.testing.assert_close(shares.concept.sum(dim=2) + shares.baseline, shares.log_probs, atol=5e-4, rtol=0)
     active = code.dense().sum(dim=1) > 0
     assert not shares.concept.masked_select(~active[:, None].expand_as(shares.concept)).any()
 
@@ -100,6 +110,7 @@ def test_captions_show_the_strongest_concepts_by_name() -> None:
         assert caption.text == " ".join(word.text for word in caption.words)
         for place, word in enumerate(caption.words):
             assert word.log_prob == pytest.approx(float(shares.log_probs[row, place]), rel=1e-4)
+            assert word.baseline == pytest.approx(float(shares.baseline[row, place]), rel=1e-4)
             own = shares.concept[row, place]
             expected = sorted(range(LATENTS), key=lambda k: -abs(float(own[k])))[:4]
             assert [share.concept for share in word.shares] == expected
