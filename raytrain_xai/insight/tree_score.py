@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from math import nan
+from math import isnan, nan
 from statistics import fmean
 
 from raytrain_xai.errors import ConfigError
@@ -74,9 +74,17 @@ def score_tree(run: Location, model: InsightModel, *, max_images: int) -> TreeSc
     chosen = labelled[::step]
     classes = _absorption(described, model, InsightSource(model, images, subject.size), chosen)
     score = TreeScore(hierarchy, classes, len(chosen))
-    content = {"format_version": FORMAT_VERSION, "absorbed": score.absorbed, **asdict(score)}
-    write_bytes(description_of(run).child(SCORE), (json.dumps(content, indent=1) + "\n").encode())
+    content = {
+        "format_version": FORMAT_VERSION, "hierarchy": _known(asdict(hierarchy)), **_known({"absorbed": score.absorbed}),
+        "classes": [asdict(one) for one in classes], "images": len(chosen),
+    }  # fmt: skip
+    write_bytes(description_of(run).child(SCORE), (json.dumps(content, indent=1, allow_nan=False) + "\n").encode())
     return score
+
+
+def _known(numbers: Mapping[str, float]) -> dict[str, float | None]:
+    """NaN, a share of nothing, as null: JSON has no other word for it."""
+    return {name: None if isnan(value) else value for name, value in numbers.items()}
 
 
 def _absorption(

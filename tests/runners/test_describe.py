@@ -12,11 +12,13 @@ from typing import Any
 
 import pytest
 import torch
+from click.testing import CliRunner
 from colours import NEVER, colour_config, colour_model
 from PIL import Image
 from safetensors.torch import load_file
 
 from raytrain_xai.checkpoint import Checkpoint, write_checkpoint
+from raytrain_xai.cli.main import cli
 from raytrain_xai.concepts.relations import RelationRule
 from raytrain_xai.config import parse_insight_config
 from raytrain_xai.data.loader import load_samples
@@ -185,6 +187,22 @@ def test_page_holds_everything(describe: Describe, tmp_path: Path) -> None:
     assert {row for own in data["concepts"]["shown"] for row, _ in own} <= {int(row) for row in data["pictures"]}
     graph = json.loads((tmp_path / "colours" / "insight" / "hierarchy.json").read_text())
     assert {"name": "green", "id": 1}.items() <= graph["nodes"][1].items() if graph["nodes"] else not graph["edges"]
+
+
+def test_commands(describe: Describe, tmp_path: Path, objects: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Through the command line; ``bird`` is the one class of the scenes that COCO knows."""
+    assert describe is not None  # the run is there, its model too
+    monkeypatch.setattr("raytrain_xai.insight.model.load_insight", lambda *_, **__: colour_model({0: "red"}))
+    run = str(tmp_path / "colours")
+    told = ["describe", run, "--data", str(objects), "--min-positions", "5", "--threshold", "0.6"]
+    done = CliRunner().invoke(cli, ["insight", *told, "--gpus-per-worker", "0"], catch_exceptions=False)
+    assert "3 of 4 concepts are active on 24 images" in done.output
+    assert done.output.endswith("tree.html\n")
+    done = CliRunner().invoke(cli, ["insight", "tree-score", run, "--max-images", "10"], catch_exceptions=False)
+    assert "chance" in done.output and "of the evidence for a class is absorbed, on 8 images" in done.output
+    score = json.loads((tmp_path / "colours" / "insight" / "tree_score.json").read_text())
+    assert score["images"] == 8
+    assert {one["name"] for one in score["classes"]} <= set(read_described(locate(run)).classes)
 
 
 @pytest.mark.ray
