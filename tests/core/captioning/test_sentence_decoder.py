@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import math
+from importlib.resources import files
 
 import pytest
+import safetensors.torch
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from raytrain_xai.captioning.decoder import DecoderShape, SentenceDecoder
-from raytrain_xai.captioning.reading import TrainedDecoder, decoder_state, restore_decoder
+from raytrain_xai.captioning.reading import ABOUT, WEIGHTS, TrainedDecoder, decoder_state, restore_decoder
 from raytrain_xai.captioning.step import blurred, caption_step
 from raytrain_xai.captioning.words import END, PAD, START, WordTable
 from raytrain_xai.errors import CheckpointError, ConfigError
@@ -174,3 +177,14 @@ def test_what_cannot_be_said_or_restored_is_refused() -> None:
         restore_decoder({"norm.weight": torch.ones(3)}, state, "there")
     with pytest.raises(ConfigError, match="width 10 is no multiple"):
         SentenceDecoder(DecoderShape(6, 8, 10, 1, 4, 1, 5, 1, 0.1))
+
+
+def test_the_decoder_of_the_package_says_what_it_is_told() -> None:
+    """From the vectors of texts that it carries to know its space again: no encoder is needed."""
+    folder = files("raytrain_xai.captioning") / "assets"
+    state = json.loads((folder / ABOUT).read_text(encoding="utf-8"))
+    shipped = restore_decoder(safetensors.torch.load((folder / WEIGHTS).read_bytes()), state, "embedded")
+    told = ["a dog", "two people and a car"]
+    vectors = torch.tensor([shipped.about["probes"][text] for text in told])
+    assert [shipped.text(words) for words in shipped.write(vectors)] == told
+    assert len(shipped.about["categories"]) == 80
