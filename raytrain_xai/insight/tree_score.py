@@ -75,7 +75,8 @@ def score_tree(run: Location, model: InsightModel, *, max_images: int) -> TreeSc
     classes = _absorption(described, model, InsightSource(model, images, subject.size), chosen)
     score = TreeScore(hierarchy, classes, len(chosen))
     content = {
-        "format_version": FORMAT_VERSION, "hierarchy": _known(asdict(hierarchy)), **_known({"absorbed": score.absorbed}),
+        "format_version": FORMAT_VERSION, "hierarchy": _known(asdict(hierarchy)),
+        **_known({"absorbed": score.absorbed}),
         "classes": [asdict(one) for one in classes], "images": len(chosen),
     }  # fmt: skip
     write_bytes(description_of(run).child(SCORE), (json.dumps(content, indent=1, allow_nan=False) + "\n").encode())
