@@ -73,18 +73,18 @@ class ImageSearch:
         """Images that show one of some concepts most strongly; see :func:`~raytrain_xai.insight.search.search_concept`.
 
         Raises:
-            NotFoundError: no such concept.
-            CheckpointError: the index is of another model.
+            NotFoundError: no such concept, or the index is of another checkpoint or encoder.
         """
-        self._index.check(served.model)
+        self._check(served)
         return self._numbered(search_concept(self._index, list(concepts), count))
 
     def by_text(self, served: ServedInsight, text: Tensor, count: int, *, top: int) -> list[FoundImage]:
         """Images that are like a text (D,); see :func:`~raytrain_xai.insight.search.search_text`.
 
         Raises:
-            CheckpointError: the index is of another model.
+            NotFoundError: the index is of another checkpoint or encoder.
         """
+        self._check(served)
         return self._numbered(search_text(self._index, served.model, text, count, top=top))
 
     def picture(self, number: int) -> bytes:
@@ -107,6 +107,13 @@ class ImageSearch:
         buffer = io.BytesIO()
         picture.save(buffer, format="JPEG", quality=_QUALITY)
         return buffer.getvalue()
+
+    def _check(self, served: ServedInsight) -> None:
+        if self._index.about.fingerprint != served.model.fingerprint:
+            raise NotFoundError(
+                f"the index of split {self.split} was made with other concepts than those of {served.key.name}; make "
+                "it again with `raytrain-xai insight index RUN`"
+            )
 
     def _numbered(self, hits: Sequence[Hit]) -> list[FoundImage]:
         return [FoundImage(self._numbers[hit.data, hit.id], hit) for hit in hits]

@@ -149,6 +149,7 @@ export class InsightPanel {
     const colour = () => {
       this.chosen = this.chosen === id ? null : id;
       this.drawStage();
+      this.part.canvas.scrollIntoView({ block: "nearest" }); // on a phone the list is below the picture
     };
     return make("li", { "data-id": id },
       make("button", { type: "button", class: "colour", onclick: colour, "aria-label": `Colour the picture by ${name}` },

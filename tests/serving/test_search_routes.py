@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import io
+import shutil
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from colours import GREEN, PATCH, SIDE
+from colours import FINGERPRINT, GREEN, PATCH, SIDE
 from PIL import Image
 from starlette.testclient import TestClient
 
 from raytrain_xai.insight.image_rows import ImageRows
 from serve.api import create_api
-from serve.settings import ModelSettings, ServeSettings
+from serve.settings import ModelSettings, ServeSettings, VersionSettings
 
 SEARCH = "/v1/models/colours:search"
 
@@ -112,3 +114,18 @@ def test_models_without_an_index_say_so(served_models: dict[str, ModelSettings],
     )  # fmt: skip
     answer = http.get("/v1/models/plain/images/0.jpg")
     assert (answer.status_code, answer.json()["detail"].split(";")[0]) == (404, "no index of images")
+
+
+def test_an_index_of_other_concepts_is_not_searched(
+    colour_models: dict[str, ModelSettings], make_service, tmp_path: Path
+) -> None:
+    run = Path(
+        shutil.copytree(colour_models["colours"].versions["1"].run.removeprefix("file://"), tmp_path / "colours")
+    )
+    about = run / "insight" / "index-val" / "about.json"
+    about.write_text(about.read_text().replace(FINGERPRINT, "d" * 64))
+    models = {"colours": ModelSettings(versions={"1": VersionSettings(run=str(run))})}
+    http = TestClient(create_api(make_service(ServeSettings(models=models))), raise_server_exceptions=False)
+    for wanted in ({"text": "red"}, {"concepts": [0]}):
+        answer = http.post(SEARCH, json=wanted)
+        assert answer.status_code == 404 and "made with other concepts than those of colours" in answer.json()["detail"]
