@@ -52,7 +52,7 @@ class CaptionRunConfig(Section):
     storage: str = "runs"
     """Folder or s3:// address; the run lives in <storage>/<name>/."""
     seed: int = Field(default=0, ge=0)
-    epochs: int = Field(default=10, ge=1)
+    epochs: int = Field(default=30, ge=1)
     workers: int = Field(default=1, ge=0)
     """Training workers; 0 trains inside the calling process, without Ray workers."""
     batch_size: int = Field(default=128, ge=1)
