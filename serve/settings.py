@@ -98,7 +98,8 @@ class MonitorSettings(Section):
     window_s: float = Field(default=300.0, ge=1)
     """Length of a window of the histograms, seconds."""
     audit: str | None = None
-    """Folder or s3:// address of audit records; none: no records."""
+    """Folder or s3:// address of audit records; none: no records. Of answers of classifiers; what encoders answer to
+    :segment and :search is not recorded."""
     feedback: str | None = None
     """Folder or s3:// address for flagged requests with their images; none: flags are refused."""
     links: str | None = None
