@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from types import FunctionType
 from typing import Any, Self
 
 import numpy as np
@@ -72,7 +73,9 @@ class ServedInsight:
                 f"{address.run} was described with another checkpoint, so parents and pictures are of other concepts; "
                 f"describe it again: raytrain-xai insight describe {address.run}"
             )
-        return cls(key, replace(model, names=LiveNames(at)))
+        served = cls(key, replace(model, names=LiveNames(at)))
+        served.text_vector("picture")  # text sides are read when they are first used, and count as memory
+        return served
 
     @property
     def operations(self) -> tuple[str, ...]:
@@ -225,12 +228,17 @@ def _rows_of(view: PatchView, rows: Tensor) -> PatchView:
 
 
 def _tensors_of(holders: Sequence[Any]) -> Iterator[Tensor]:
-    """Tensors that objects hold: of modules, and of the fields of dataclasses at any depth."""
+    """Tensors that objects hold: of modules, and of attributes of dataclasses and of our own objects at any depth.
+
+    What a function closes over is held as well: encoders keep their image side in one.
+    """
     for held in holders:
         if isinstance(held, Tensor):
             yield held
         elif isinstance(held, nn.Module):
             yield from held.parameters()
             yield from held.buffers()
-        elif dataclasses.is_dataclass(held):
+        elif isinstance(held, FunctionType):
+            yield from _tensors_of([cell.cell_contents for cell in held.__closure__ or ()])
+        elif dataclasses.is_dataclass(held) or type(held).__module__.startswith("raytrain_xai."):
             yield from _tensors_of(list(vars(held).values()))

@@ -10,6 +10,8 @@ from colours import BLUE, GREEN, PATCH, RED, SIDE, colour_model, two_colours
 from PIL import Image
 
 from raytrain_xai.errors import CheckpointError, ConfigError
+from raytrain_xai.language.encoder import load_encoder
+from raytrain_xai.language.minilm import MiniLm
 from raytrain_xai.serving import served_insight
 from raytrain_xai.serving.engine import SegmentJob, run_jobs
 from raytrain_xai.serving.insight_jobs import SegmentQuestion
@@ -127,6 +129,15 @@ def test_memory_counts_each_tensor_once(served: ServedInsight) -> None:
     sae = served.model.sae
     own = sum(value.nbytes for value in (*sae.parameters(), *sae.buffers()))
     assert served.nbytes == own + served.model.encoder.text_mean.nbytes
+
+
+def test_memory_counts_both_sides_of_the_embedded_encoder(served: ServedInsight, minilm: MiniLm) -> None:
+    del minilm  # skips where its packages are missing
+    embedded = ServedInsight(served.key, replace(served.model, encoder=load_encoder("embedded")))
+    images_only = embedded.nbytes
+    assert images_only > 18_000_000  # a backbone of 3.4 million parameters, its classifier and the head
+    embedded.text_vector("picture")
+    assert embedded.nbytes > images_only + 80_000_000  # MiniLM has 22.7 million
 
 
 def test_texts_are_encoded_once(monkeypatch: pytest.MonkeyPatch) -> None:
