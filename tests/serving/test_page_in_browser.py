@@ -40,6 +40,7 @@ SAMPLE = "#sample=shapes%40new%2F0"
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
+    expect.set_options(timeout=30_000)  # waiting costs nothing where the machine is quick
     with sync_playwright() as playwright:
         started = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS.split())
         yield started
@@ -73,7 +74,7 @@ def page(browser: Browser) -> Iterator[Page]:
     """An empty tab; whatever the page says on its console as an error fails the test."""
     context = browser.new_context(viewport={"width": 1200, "height": 900}, reduced_motion="reduce")
     opened, wrong = context.new_page(), []
-    opened.set_default_timeout(10_000)
+    opened.set_default_timeout(30_000)
     opened.on("console", lambda message: wrong.append(message.text) if message.type == "error" else None)
     opened.on("pageerror", lambda error: wrong.append(str(error)))
     yield opened
