@@ -11,7 +11,7 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, cast
 
 import pyarrow as pa
 import torch
@@ -24,7 +24,7 @@ from raytrain_xai.runners.tasks import Crew, Progress
 from raytrain_xai.runners.tracking import Publish
 from raytrain_xai.serving.answer_tables import answer_schema, answer_table
 from raytrain_xai.serving.engine import Job, run_jobs
-from raytrain_xai.serving.jobs import Question
+from raytrain_xai.serving.jobs import ImageAnswer, Question
 from raytrain_xai.serving.picture_files import View, find_pictures, read_pictures, stack_pictures
 from raytrain_xai.serving.served_model import ModelKey, RunAddress, ServedModel
 from raytrain_xai.storage import Location, exists, list_names, locate, read_bytes, write_bytes
@@ -142,7 +142,8 @@ def answer_part(plan: Plan, model: ServedModel, name: str, pictures: pa.Table) -
     [answers] = run_jobs([Job(model, images, plan.job.question)]) if len(images) else [[]]
     if isinstance(answers, Exception):
         raise answers
-    table = answer_table(pictures, answers, model.explainer.classes, plan.schema)
+    own = cast("list[ImageAnswer]", answers)  # a classifier or concept run was loaded, see load_model
+    table = answer_table(pictures, own, model.explainer.classes, plan.schema)
     write_table(locate(plan.job.out), name, table)
     return pictures.num_rows - len(images)
 
