@@ -26,10 +26,10 @@ if TYPE_CHECKING:
 )
 @click.option(
     "--variant",
-    default="weighted",
+    default="whole",
     show_default=True,
-    type=click.Choice(["weighted", "family", "own", "row"]),
-    help="Vector of a concept: with its family, weighted or not; alone; or its dictionary row.",
+    type=click.Choice(["whole", "weighted", "family", "own", "row"]),
+    help="Vector of a concept: of its strongest patches; with its family, weighted or not; alone; its dictionary row.",
 )
 @click.option(
     "--templates",

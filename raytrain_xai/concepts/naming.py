@@ -1,8 +1,11 @@
 """What a concept of a language-aligned encoder is called: the term whose text vector lies nearest to it.
 
-The vector of a concept is what the decoder makes of a code. Which code is the variant (Insight / CFM, 2026):
+The vector of a concept is what the decoder makes of a code. Which code is the variant; all but the first are those of
+Insight / CFM, 2026:
 
 ============  =========================================================================================================
+``whole``     the mean code of the concept's strongest tokens, as it is: the mean of their reconstructions. Ours: with
+              the embedded encoder it names 69 % of the concepts that point at one class after it, ``weighted`` 38 %
 ``weighted``  the mean code of the concept's strongest tokens, of which its family is kept: the concept itself and each
               concept j that it implies, weighted by P(j|i), which is above 0.75 in a family; see
               :mod:`raytrain_xai.concepts.relations`
@@ -28,7 +31,7 @@ from raytrain_xai.concepts.code import SparseCode
 from raytrain_xai.concepts.relations import Implications
 from raytrain_xai.errors import ConfigError
 
-Variant = Literal["weighted", "family", "own", "row"]
+Variant = Literal["whole", "weighted", "family", "own", "row"]
 GAIN = 1.33  # length of a code over the mean length of the mean codes, so that the decoder bias counts for less
 SCORES_AT_ONCE = 2**24  # cosines held at a time: 64 MiB of float32
 
@@ -71,7 +74,8 @@ def concept_vectors(
 ) -> Tensor:
     """Unit vectors of the concepts in the space of the texts.
 
-    q_i = w_i ⊙ mean code of i, scaled to 1.33 times the mean length of the mean codes; the vector is unit(b + q_i V).
+    q_i = w_i ⊙ mean code of i, scaled to 1.33 times the mean length of the mean codes (not scaled as a ``whole``); the
+    vector is unit(b + q_i V).
     That mean is taken over the concepts that have tokens; the published one counts dead concepts as 0, so that it
     depends on how many there are.
 
@@ -95,10 +99,10 @@ def concept_vectors(
     is_alive = (codes.values > 0).any(dim=1)
     if variant == "row":
         return functional.normalize(dictionary.float(), dim=1) * is_alive[:, None]
-    lengths = codes.values.norm(dim=1)
-    q = codes.values * _family_weights(codes, family, variant)
-    length = GAIN * lengths.sum() / is_alive.sum().clamp(min=1)
-    q = functional.normalize(q, dim=1) * length
+    q = codes.values
+    if variant != "whole":
+        length = GAIN * codes.values.norm(dim=1).sum() / is_alive.sum().clamp(min=1)
+        q = functional.normalize(q * _family_weights(codes, family, variant), dim=1) * length
     decoded = functional.embedding_bag(codes.indices, dictionary, per_sample_weights=q.to(dictionary.dtype), mode="sum")
     return functional.normalize(decoded.float() + bias, dim=1) * is_alive[:, None]
 
@@ -203,7 +207,7 @@ def _family_weights(codes: SparseCode, family: Implications, variant: Variant) -
             share = _shares_at(codes.indices + concept * num_concepts, family).to(codes.values.dtype)
             return torch.maximum(is_self, share if variant == "weighted" else (share > 0).to(share.dtype))
         case _:
-            raise ConfigError(f"no variant {variant!r} of naming; there are weighted, family, own and row")
+            raise ConfigError(f"no variant {variant!r} of naming; there are whole, weighted, family, own and row")
 
 
 def _shares_at(keys: Tensor, family: Implications) -> Tensor:

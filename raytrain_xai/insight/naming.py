@@ -46,7 +46,7 @@ class NamingRule:
             best score alone, as published.
     """
 
-    variant: Variant = "weighted"
+    variant: Variant = "whole"
     families: tuple[str, ...] = ("plain",)
     closeness: float = 0.9
 

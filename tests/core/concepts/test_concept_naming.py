@@ -65,7 +65,10 @@ def plain_vectors(dictionary: Tensor, bias: Tensor, top: SparseCode, shares: Ten
                 q[j] = mean[j] * shares[i, j]
             elif variant == "family" and shares[i, j] > 0.75:
                 q[j] = mean[j]
-        vector = dictionary[i] if variant == "row" else bias + (q / q.norm() * typical * 1.33) @ dictionary
+        if variant == "whole":
+            vector = bias + mean @ dictionary
+        else:
+            vector = dictionary[i] if variant == "row" else bias + (q / q.norm() * typical * 1.33) @ dictionary
         vectors[i] = vector / vector.norm()
     return vectors
 
@@ -79,7 +82,7 @@ def test_the_mean_code_counts_tokens_that_are_there() -> None:
     assert sorted(means.indices[0][used].tolist()) == [0, 1]  # each latent in one place
 
 
-@pytest.mark.parametrize("variant", ["weighted", "family", "own", "row"])
+@pytest.mark.parametrize("variant", ["whole", "weighted", "family", "own", "row"])
 @pytest.mark.parametrize("seed", [0, 1])
 def test_vectors_equal_the_plain_formulation(variant: Variant, seed: int) -> None:
     dictionary, bias, top, shares = random_problem(seed)

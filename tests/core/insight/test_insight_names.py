@@ -127,7 +127,7 @@ def test_names_are_proposals(small: tuple[Described, SparseCode], tmp_path: Path
     write_naming(run, naming)
     assert read_names(run) == {k: name for k, (name, _) in naming.names.items()} | {first: "my own"}
     stored = json.loads((tmp_path / "insight/naming.json").read_text(encoding="utf-8"))
-    assert stored["variant"] == "weighted" and stored["vocabularies"] == {"words": "1"}
+    assert stored["variant"] == "whole" and stored["vocabularies"] == {"words": "1"}
     name, score = naming.names[second]
     entry = stored["concepts"][str(second)]
     assert (entry["name"], entry["score"]) == (name, pytest.approx(score, abs=1e-4))
