@@ -117,7 +117,7 @@ def test_fingerprint_knows_every_weight() -> None:
 
 def test_jobs_are_told_apart() -> None:
     assert isinstance(parse_job(RAW), ConceptRunConfig)
-    with pytest.raises(ConfigError, match="job is 'distil'; it is classify or concepts"):
+    with pytest.raises(ConfigError, match="job is 'distil'; it is classify, concepts, align or caption"):
         parse_job({**RAW, "job": "distil"})
     with pytest.raises(ConfigError, match="describes a concept run, a classifier's is needed"):
         parse_config(RAW)

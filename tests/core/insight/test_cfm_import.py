@@ -64,7 +64,7 @@ def write_cfm(folder: Path, changed: Mapping[str, Any] | None = None) -> str:
     torch.save({**weights(), **(changed or {})}, folder / "ae.pt")
     (folder / "config.json").write_text(json.dumps({"trainer": {"dict_class": "MatryoshkaBatchTopKSAE", "k": K}}))
     (folder / "concept_names.txt").write_text("".join(f"name {i}\n" if i % 2 else "\n" for i in range(LATENTS)))
-    z = codes(500)
+    z = codes(1500)
     active = (z > 0.001).float()
     torch.save(active.T @ active, folder / "C.pth")
     torch.save(z.T @ active, folder / "D.pth")
@@ -100,7 +100,7 @@ def test_relations_are_those_of_the_published_matrices(tmp_path: Path) -> None:
     loaded = load_insight(imported.run.uri)
     assert loaded.relations is not None
     assert loaded.relations.parents(30) == (0,)
-    z = codes(500)
+    z = codes(1500)
     assert torch.equal(loaded.relations.frequency, (z > 0).sum(dim=0))
     described = read_described(imported.run)
     assert totals(described.relations)["positions"] == round(int((z > 0).sum()) / K)
