@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+import subprocess
 from pathlib import Path
 
 import click
@@ -59,6 +60,19 @@ def test_a_later_attempt_goes_on_where_an_earlier_one_began() -> None:
     assert job["spec"]["entrypoint"] == (
         "raytrain-xai train x || { [ $? = 2 ] && raytrain-xai resume s3://raytrain-xai/y; }"
     )
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "ran", "code"),
+    [(0, 0, ["train"], 0), (1, 0, ["train"], 1), (2, 0, ["train", "resume"], 0), (2, 1, ["train", "resume"], 1)],
+)
+def test_only_a_refused_command_is_followed_by_another(first: int, second: int, ran: list[str], code: int) -> None:
+    shipped = render("base", "jobs={a: {command: train, again: resume}}")
+    line = shipped.of_kind("RayJob")[0]["spec"]["entrypoint"].replace("raytrain-xai", "run")
+    line = f"run() {{ echo $1; [ $1 = train ] && return {first}; return {second}; }}; {line}"
+    done = subprocess.run(["sh", "-c", line], capture_output=True, text=True, timeout=10, check=False)
+    assert done.returncode == code
+    assert done.stdout.split() == ran
 
 
 def test_a_pod_with_several_gpus_holds_a_process_for_each() -> None:
