@@ -9,7 +9,7 @@ from typing import Any
 from raytrain_xai.cluster.documents import Document, document
 from raytrain_xai.cluster.pods import gpus_of
 from raytrain_xai.cluster.ray import API, cluster_spec, worker_group
-from raytrain_xai.cluster_config import ClusterValues, JobValues, NightlyValues, Pool
+from raytrain_xai.cluster_config import ClusterValues, JobValues, NightlyValues
 from raytrain_xai.errors import ConfigError
 
 QUEUE = "kueue.x-k8s.io/queue-name"
@@ -35,11 +35,10 @@ def ray_cron_job(values: ClusterValues, name: str, job: NightlyValues) -> Docume
 
 def job_spec(values: ClusterValues, name: str, job: JobValues) -> dict[str, Any]:
     """Specification of a job. With a queue its cluster has a fixed size, because Kueue refuses one that grows."""
-    fixed = job.workers if values.queue is not None else None
-    pools: list[Pool] = [job.pool]
-    if job.pool != "data" and values.pool(job.pool) is not values.data:
-        pools.append("data")  # beside the GPUs, for loading and preparing pictures
-    groups = [worker_group(values, pool, fixed=fixed if pool == job.pool else fixed and 1) for pool in pools]
+    queued = values.queue is not None
+    groups = [worker_group(values, job.pool, fixed=job.workers if queued else None, most=job.workers)]
+    if values.pool(job.pool) is not values.data:  # beside the GPUs, for loading and preparing pictures
+        groups.append(worker_group(values, "data", fixed=1 if queued else None))
     return {
         "entrypoint": entrypoint(values, name, job),
         "submissionMode": "HTTPMode",  # no pod for submitting: fewer parts, and the shell reads the command as written
@@ -49,7 +48,7 @@ def job_spec(values: ClusterValues, name: str, job: JobValues) -> dict[str, Any]
         "backoffLimit": job.retries,
         "preRunningDeadlineSeconds": 60 * job.wait_minutes,
         "activeDeadlineSeconds": round(3600 * job.hours),
-        "rayClusterSpec": cluster_spec(values, groups, grows=fixed is None),
+        "rayClusterSpec": cluster_spec(values, groups, grows=not queued),
     }
 
 

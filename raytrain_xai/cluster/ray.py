@@ -47,10 +47,14 @@ def cluster_spec(
     })  # fmt: skip
 
 
-def worker_group(values: ClusterValues, name: Pool, *, fixed: int | None = None) -> dict[str, Any]:
-    """Workers of a kind, from the smallest number on, or exactly ``fixed`` of them."""
+def worker_group(
+    values: ClusterValues, name: Pool, *, fixed: int | None = None, most: int | None = None
+) -> dict[str, Any]:
+    """Workers of a kind: as many as the values say and at ``most`` so many, or exactly ``fixed`` of them."""
     size = values.pool(name)
     component = name if getattr(values, name) is not None else "data"
+    if most is not None:
+        size = size.model_copy(update={"min_replicas": min(size.min_replicas, most), "max_replicas": most})
     group = _group(values, Role(component, size, "batch"), size, fixed)
     return group | {"priority": _PREFERENCE[component]} if fixed is None else group
 

@@ -111,6 +111,18 @@ def test_gpu_workers_come_from_zero(base: Shipped) -> None:
     assert groups["data"]["priority"] > groups["train"]["priority"]
 
 
+def test_a_job_gets_no_more_workers_than_it_asks_for(base: Shipped) -> None:
+    groups = groups_of(base.named("RayJob", "train")["spec"]["rayClusterSpec"])
+    assert {name: (group["minReplicas"], group["maxReplicas"]) for name, group in groups.items()} == {
+        "train": (0, 2), "data": (0, 4)
+    }  # fmt: skip
+    warm = render("base", "train.min_replicas=3", "train.max_replicas=5")
+    group = groups_of(warm.named("RayJob", "train")["spec"]["rayClusterSpec"])["train"]
+    assert (group["replicas"], group["minReplicas"], group["maxReplicas"]) == (2, 2, 2)
+    drift = base.named("RayCronJob", "nightly-drift")["spec"]["jobTemplate"]["rayClusterSpec"]
+    assert list(groups_of(drift)) == ["data"]
+
+
 def test_spot_workers_stand_on_spot_nodes_only() -> None:
     shipped = render("spot")
     groups = groups_of(shipped.named("RayCluster", "raytrain-xai")["spec"])
