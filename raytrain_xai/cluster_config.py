@@ -56,7 +56,7 @@ class GroupValues(Section):
     cpu: int = Field(default=4, ge=1)
     memory: Memory = "16Gi"
     disk: Memory = "20Gi"
-    """For sessions, spilled objects and files that are being worked on."""
+    """For logs, spilled objects and files that are being worked on."""
     idle_s: int = Field(default=300, ge=10)
     """Seconds without work after which a worker leaves."""
 

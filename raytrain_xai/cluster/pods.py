@@ -73,7 +73,7 @@ CONTAINER_SECURITY: dict[str, Any] = {
     "runAsNonRoot": True,
     "seccompProfile": {"type": "RuntimeDefault"},
 }
-SCRATCH = {"name": "scratch", "mountPath": "/tmp"}  # Ray's sessions, and HOME
+SCRATCH = {"name": "scratch", "mountPath": "/tmp"}  # what Ray writes, and HOME
 
 
 def environment(values: ClusterValues) -> list[dict[str, Any]]:
