@@ -14,10 +14,12 @@ from raytrain_xai import __version__
 from raytrain_xai.cli.annotate import annotate_group
 from raytrain_xai.cli.batch import batch_command
 from raytrain_xai.cli.catalogue import catalogue_command
+from raytrain_xai.cli.cluster import cluster_group
 from raytrain_xai.cli.concepts import concepts_group
 from raytrain_xai.cli.config import config_group
 from raytrain_xai.cli.data import data_group
 from raytrain_xai.cli.distill import distill_group
+from raytrain_xai.cli.drift import drift_command
 from raytrain_xai.cli.insight import insight_group
 from raytrain_xai.cli.localise import localise_command
 from raytrain_xai.cli.model import eval_command, explain_command, report_command
@@ -58,6 +60,8 @@ cli.add_command(concepts_group)
 cli.add_command(insight_group)
 cli.add_command(distill_group)
 cli.add_command(serve_keys_group)
+cli.add_command(drift_command)
+cli.add_command(cluster_group)
 cli.add_command(config_group)
 
 

@@ -36,7 +36,7 @@ ALLOWED = {
     "prometheus_client": (),
     "limits": (),
     "httpx": (),
-    "serve": ("cli/serve", "runners/serving.py"),
+    "serve": ("cli/serve", "cli/cluster.py", "runners/serving.py"),
 }
 # Layer -> layers it must not import: nothing below the runners knows them, and the maths knows no files.
 FORBIDDEN = {
@@ -90,6 +90,7 @@ FORBIDDEN = {
     "localisation/": ("raytrain_xai.runners", "raytrain_xai.cli", "raytrain_xai.report"),
     "report/": ("raytrain_xai.runners", "raytrain_xai.cli"),
     "sweeps/": ("raytrain_xai.runners", "raytrain_xai.cli", "raytrain_xai.report"),
+    "cluster/": ("raytrain_xai.runners", "raytrain_xai.cli", "raytrain_xai.report"),
     "runners/": ("raytrain_xai.cli",),
     "guidance/losses.py": ("raytrain_xai.data", "raytrain_xai.models", "pyarrow", "pydantic"),
     "guidance/metrics.py": ("raytrain_xai.data", "raytrain_xai.models", "pyarrow", "pydantic"),
@@ -140,7 +141,7 @@ def test_core_imports_without_ray_or_torchvision() -> None:
     """In a fresh interpreter, the core does not even touch them."""
     core = ["config", "types", "models.zoo", "attribution.attribute", "guidance.objective", "guidance.evaluate"]
     core += ["localisation.benchmark", "concept_runs.tracing", "concept_runs.deletion", "features.source"]
-    core += ["sweeps.load", "sweeps.gather"]
+    core += ["sweeps.load", "sweeps.gather", "cluster.render"]
     core += ["annotation.suggest", "annotation.task_files"]
     core += ["serving.jobs", "distill.objective", "distill.agreement", "distill.baselines"]
     core += ["language.clip_encoder", "features.origin", "insight.importing"]
