@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Self
 
 import torch
@@ -15,12 +14,13 @@ from raytrain_xai.concepts.layer import ConceptLayer, to_vectors
 from raytrain_xai.concepts.ranking import concepts_for_share
 from raytrain_xai.concepts.trace import activations
 from raytrain_xai.concepts.usage import ALWAYS_ON
+from raytrain_xai.field_sums import FieldSums
 from raytrain_xai.models.bcos_layers import logit_bias
 from raytrain_xai.models.network import Network
 
 
 @dataclass(frozen=True)
-class FidelitySums:
+class FidelitySums(FieldSums):
     """Sums over images and over the positions of their maps.
 
     Attributes:
@@ -51,20 +51,6 @@ class FidelitySums:
         value = torch.zeros((), dtype=torch.float64, device=device)
         fired, total = count.new_zeros(num_latents), value.new_zeros(dim)
         return cls(count, count, value, total, value, fired, count, count, value)
-
-    def merge(self, *others: FidelitySums) -> FidelitySums:
-        """Sums over the images of this part and of ``others`` together."""
-        parts = [state.to_tensors() for state in (self, *others)]
-        return FidelitySums(**{name: torch.stack([part[name] for part in parts]).sum(dim=0) for name in parts[0]})
-
-    def to_tensors(self) -> dict[str, Tensor]:
-        """The fields by name, to be sent to another worker."""
-        return {field.name: getattr(self, field.name) for field in fields(self)}
-
-    @classmethod
-    def from_tensors(cls, tensors: Mapping[str, Tensor]) -> Self:
-        """Inverse of :meth:`to_tensors`."""
-        return cls(**tensors)
 
 
 @torch.no_grad()

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Self
 
 import torch
@@ -12,10 +11,11 @@ from torch.nn import functional
 
 from raytrain_xai.concepts.matryoshka import MatryoshkaSae
 from raytrain_xai.concepts.usage import ALWAYS_ON
+from raytrain_xai.field_sums import FieldSums
 
 
 @dataclass(frozen=True)
-class ReconstructionSums:
+class ReconstructionSums(FieldSums):
     """Sums over images and over the positions of their maps; G groups of latents.
 
     Attributes:
@@ -49,20 +49,6 @@ class ReconstructionSums:
             present=count,
         )  # fmt: skip
 
-    def merge(self, *others: ReconstructionSums) -> ReconstructionSums:
-        """Sums over the images of this part and of ``others`` together."""
-        parts = [state.to_tensors() for state in (self, *others)]
-        return ReconstructionSums(**{name: torch.stack([part[name] for part in parts]).sum(dim=0) for name in parts[0]})
-
-    def to_tensors(self) -> dict[str, Tensor]:
-        """The fields by name, to be sent to another worker."""
-        return {field.name: getattr(self, field.name) for field in fields(self)}
-
-    @classmethod
-    def from_tensors(cls, tensors: Mapping[str, Tensor]) -> Self:
-        """Inverse of :meth:`to_tensors`."""
-        return cls(**tensors)
-
 
 @torch.no_grad()
 def reconstruction_sums(sae: MatryoshkaSae, vectors: Tensor) -> ReconstructionSums:
@@ -71,7 +57,7 @@ def reconstruction_sums(sae: MatryoshkaSae, vectors: Tensor) -> ReconstructionSu
     x = vectors.flatten(0, 1)
     code = sae.encode(x)
     counts = range(1, sae.num_groups + 1)
-    errors = [(sae.decode(sae.prefix(code, count)) - x).double().square().sum() for count in counts]
+    prefixes = [sae.decode(sae.prefix(code, count)) for count in counts]  # the last one is everything
     is_used = code.values > 0
     image = torch.arange(num_images, device=x.device).repeat_interleave(num_positions)[:, None].expand_as(code.indices)
     seen = x.new_zeros(num_images, sae.num_latents, dtype=torch.bool)
@@ -79,10 +65,10 @@ def reconstruction_sums(sae: MatryoshkaSae, vectors: Tensor) -> ReconstructionSu
     return ReconstructionSums(
         images=torch.tensor(num_images, device=x.device),
         positions=torch.tensor(len(x), device=x.device),
-        squared_error=torch.stack(errors),
+        squared_error=torch.stack([(prefix - x).double().square().sum() for prefix in prefixes]),
         total=x.double().sum(dim=0),
         total_square=x.double().square().sum(),
-        cosine=functional.cosine_similarity(sae.decode(code), x, dim=1).double().sum(),
+        cosine=functional.cosine_similarity(prefixes[-1], x, dim=1).double().sum(),
         fired=torch.bincount(code.indices[is_used], minlength=sae.num_latents),
         present=seen.sum(),
     )

@@ -103,6 +103,13 @@ def centre_image(image: Tensor, size: int, shorter: int | None) -> Tensor:
     return centre(Sample(image, no_boxes, no_boxes[:, 0].long(), None), size, shorter).image
 
 
+def resize_images(images: Tensor, size: tuple[int, int]) -> Tensor:
+    """Scale images as :func:`resize` does: (..., 3, H, W) uint8 -> (..., 3, *size), whatever the ratio of the sides."""
+    from torchvision.transforms.v2 import functional as F
+
+    return F.resize(images, list(size), antialias=True)
+
+
 def augment(sample: Sample, how: Augmentation, size: int, key: tuple[int, ...]) -> Sample:
     """Change at random, and scale to ``size`` x ``size``.
 

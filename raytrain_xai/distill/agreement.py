@@ -6,8 +6,8 @@ ranks first, for both networks (Parchami-Araghi et al., ECCV 2024, arXiv 2402.03
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, fields
+from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
 
 import torch
@@ -17,6 +17,7 @@ from raytrain_xai.attribution.tapped import tapped_pass
 from raytrain_xai.distill.explanation import TAPS, explanation
 from raytrain_xai.distill.losses import explanation_loss, kd_loss
 from raytrain_xai.errors import DataError
+from raytrain_xai.field_sums import FieldSums
 from raytrain_xai.models.network import Network, evaluation_mode
 from raytrain_xai.types import Batch
 
@@ -27,7 +28,7 @@ _GRAIN = 2.0**24  # summed values are multiples of 2^-24, so that float64 adds t
 
 
 @dataclass(frozen=True)
-class AgreementState:
+class AgreementState(FieldSums):
     """Part of a comparison. Sums are exact, so neither the order nor the number of the parts changes a metric.
 
     Attributes:
@@ -54,20 +55,6 @@ class AgreementState:
         count = torch.zeros((), dtype=torch.int64, device=device)
         total = torch.zeros((), dtype=torch.float64, device=device)
         return cls(count, count, count, count, total, count, total)
-
-    def merge(self, *others: AgreementState) -> AgreementState:
-        """State of this part and ``others`` together."""
-        parts = [state.to_tensors() for state in (self, *others)]
-        return AgreementState(**{name: torch.stack([part[name] for part in parts]).sum(dim=0) for name in parts[0]})
-
-    def to_tensors(self) -> dict[str, Tensor]:
-        """The fields by name, to be sent to another worker."""
-        return {field.name: getattr(self, field.name) for field in fields(self)}
-
-    @classmethod
-    def from_tensors(cls, tensors: Mapping[str, Tensor]) -> Self:
-        """Inverse of :meth:`to_tensors`."""
-        return cls(**tensors)
 
 
 @torch.no_grad()

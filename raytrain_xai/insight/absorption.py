@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from raytrain_xai.concepts.code import SparseCode
+from raytrain_xai.field_sums import FieldSums
 from raytrain_xai.insight.description import VOID, Description
 
 ALONG = 0.1  # least v·t of an absorbing concept
@@ -49,7 +50,7 @@ class ClassConcepts:
 
 
 @dataclass(frozen=True)
-class Absorption:
+class Absorption(FieldSums):
     """Evidence for each of C classes, in units of the vectors.
 
     Attributes:
@@ -64,12 +65,6 @@ class Absorption:
     def share(self) -> Tensor:
         """(C,) float64 in [0, 1]; NaN for a class without evidence."""
         return self.silent / self.total
-
-    def merge(self, *others: Absorption) -> Absorption:
-        """This part and ``others`` together."""
-        parts = (self, *others)
-        total, silent = (torch.stack([getattr(p, name) for p in parts]).sum(dim=0) for name in ("total", "silent"))
-        return Absorption(total, silent)
 
 
 def class_concepts(sums: Description, dictionary: Tensor) -> ClassConcepts:

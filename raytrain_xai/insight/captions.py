@@ -25,10 +25,10 @@ from torch.nn import functional
 from raytrain_xai.captioning.reading import CaptionDecoder
 from raytrain_xai.concepts.code import SparseCode
 from raytrain_xai.concepts.matryoshka import MatryoshkaSae
+from raytrain_xai.data.transforms import resize_images
 from raytrain_xai.errors import ConfigError
 from raytrain_xai.insight.contributions import pool_code
 from raytrain_xai.insight.model import InsightModel
-from raytrain_xai.insight.windows import resized
 
 NUM_STEPS = 128  # of the integral, whose error falls with their square
 
@@ -125,7 +125,7 @@ def caption_images(
 def whole_code(model: InsightModel, images: Tensor) -> SparseCode:
     """Code (B, P, k) of whole images (B, 3, H, W) uint8, brought to the square side that the model was trained on."""
     side = model.config.image_size or model.encoder.image_size
-    return model.codes(resized(images.to(model.encoder.device), (side, side)))[0]
+    return model.codes(resize_images(images.to(model.encoder.device), (side, side)))[0]
 
 
 def check_dim(model: InsightModel, decoder: CaptionDecoder) -> None:

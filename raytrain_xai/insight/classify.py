@@ -13,11 +13,11 @@ import torch
 from torch import Tensor
 
 from raytrain_xai.align.pooling import TEMPERATURE, attention_scores
+from raytrain_xai.data.transforms import resize_images
 from raytrain_xai.errors import ConfigError
 from raytrain_xai.insight.contributions import Contributions, PatchView, attribute, pool_code
 from raytrain_xai.insight.model import InsightModel
 from raytrain_xai.insight.views import see_concepts
-from raytrain_xai.insight.windows import resized
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ def classify(
         raise ConfigError(f"sharpness must be 0 or more and top at least 1, got {sharpness} and {top}")
     encoder = model.encoder
     side = model.config.image_size or encoder.image_size
-    view = see_concepts(model)(resized(images.to(encoder.device), (side, side)))
+    view = see_concepts(model)(resize_images(images.to(encoder.device), (side, side)))
     texts = label_vectors.to(encoder.device)
     cosines = view.cosines(texts)
     scores = attention_scores(cosines.unflatten(2, view.size), sharpness)

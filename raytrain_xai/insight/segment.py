@@ -12,12 +12,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from raytrain_xai.data.transforms import resize_images
 from raytrain_xai.errors import DataError
 from raytrain_xai.insight.contributions import Contributions, PatchView, attribute, pool_code
 from raytrain_xai.insight.model import InsightModel
 from raytrain_xai.insight.upsample import Upsample, bilinear, transposed
 from raytrain_xai.insight.views import See, see_concepts
-from raytrain_xai.insight.windows import Area, Sliding, areas_of, reach, resized
+from raytrain_xai.insight.windows import Area, Sliding, areas_of, reach
 
 
 @dataclass(frozen=True)
@@ -186,7 +187,7 @@ def segment_views(
 
 def _look(see: See, images: Tensor, area: Area, plan: SegmentPlan) -> _Seen:
     part = area.of(images)
-    shown = part if plan.sliding else resized(part, (plan.image_size, plan.image_size))
+    shown = part if plan.sliding else resize_images(part, (plan.image_size, plan.image_size))
     view = see(shown)
     return _Seen(area, part, view, reach(shown.shape[-2:], view.size, plan.multiple, (area.height, area.width)))
 

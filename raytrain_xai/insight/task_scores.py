@@ -14,6 +14,7 @@ from torch import Tensor
 from raytrain_xai.align.pooling import attention_scores
 from raytrain_xai.data.dataset import open_dataset
 from raytrain_xai.data.loader import evaluation_batches
+from raytrain_xai.data.transforms import resize_images
 from raytrain_xai.errors import ConfigError, DataError
 from raytrain_xai.insight.contributions import PatchView
 from raytrain_xai.insight.image_scores import average_precision
@@ -21,7 +22,6 @@ from raytrain_xai.insight.model import InsightModel
 from raytrain_xai.insight.segment import SegmentPlan, segment_views
 from raytrain_xai.insight.segmentation_score import PixelCounts
 from raytrain_xai.insight.views import see_patches
-from raytrain_xai.insight.windows import resized
 from raytrain_xai.language.prompts import embed_terms, find_family
 from raytrain_xai.language.terms import terms_of
 from raytrain_xai.types import Batch
@@ -183,7 +183,7 @@ class _Running:
             return
         self.masks += len(rows)
         side = (self._plan.side_px, self._plan.side_px)
-        images = resized(batch.images[rows], side)
+        images = resize_images(batch.images[rows], side)
         masks = torch.nn.functional.interpolate(batch.masks[rows][:, None], size=side, mode="nearest-exact")[:, 0]
         part = PatchView(view.vectors[rows], view.size)
         found = segment_views(lambda _: part, images, self._texts, self._segments)

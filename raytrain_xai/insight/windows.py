@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
-from torch.nn import functional
 
 from raytrain_xai.errors import ConfigError
 
@@ -53,14 +51,6 @@ def areas_of(height: int, width: int, sliding: Sliding | None) -> list[Area]:
         for top in _starts(height, sliding)
         for left in _starts(width, sliding)
     ]
-
-
-def resized(images: Tensor, size: tuple[int, int]) -> Tensor:
-    """(B, 3, H, W) uint8 -> (B, 3, *size) uint8, bilinear with antialiasing; the ratio of the sides may change."""
-    if tuple(images.shape[-2:]) == size:
-        return images
-    scaled = functional.interpolate(images.float(), size=size, mode="bilinear", antialias=True, align_corners=False)
-    return scaled.round().clamp(0, 255).to(torch.uint8)
 
 
 def reach(seen: Sequence[int], grid: Sequence[int], multiple: int, area: Sequence[int]) -> tuple[int, int]:

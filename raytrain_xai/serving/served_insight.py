@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from raytrain_xai.data.transforms import centre_image
 from raytrain_xai.errors import CheckpointError, ConfigError
 from raytrain_xai.insight.contributions import PatchView
 from raytrain_xai.insight.described import is_described, read_described
@@ -26,7 +27,6 @@ from raytrain_xai.insight.segment import (
     segment_views,
 )
 from raytrain_xai.insight.views import see_concepts
-from raytrain_xai.insight.windows import resized
 from raytrain_xai.run_folder import open_run
 from raytrain_xai.serving.insight_jobs import ConceptPart, ImageSegments, SegmentAnswer, SegmentQuestion
 from raytrain_xai.serving.label_vectors import LabelVectors
@@ -91,7 +91,7 @@ class ServedInsight:
     def prepare(self, picture: Image.Image) -> Tensor:
         """What the encoder sees of an RGB picture of any size: all of it as a square, (3, S, S) uint8 on the CPU."""
         pixels = torch.from_numpy(np.array(picture)).permute(2, 0, 1)
-        return resized(pixels[None], (self.image_size, self.image_size))[0]
+        return centre_image(pixels, self.image_size, None)
 
     def seen(self, width: int, height: int) -> tuple[float, float, float, float]:
         """Part of a picture that the encoder sees: left, top, right, bottom in pixels; all of it."""

@@ -37,9 +37,7 @@ ROUTES = (
     "/v2/models/plain/versions/b/infer",
 )
 INSIDE = (b"Traceback", b"site-packages", b"/tmp/", b"raytrain_xai/", b'File "')  # of an answer: paths and stacks
-# Two pictures of the largest size that is allowed are open together, up to 500 MB each (decoded, as an array, and as
-# floating point numbers to be resized). Bodies that swell would take several gigabytes.
-GROWTH_BYTES = 1_500_000_000
+GROWTH_BYTES = 700_000_000  # two pictures of the largest size that is allowed are open together, up to 300 MB each
 
 
 @pytest.fixture(scope="module")
