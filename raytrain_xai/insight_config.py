@@ -22,6 +22,8 @@ class MatryoshkaSection(Section):
     """Active latents of a patch, on average over a batch; afterwards a threshold decides."""
     group_fractions: tuple[float, ...] = Field(default=PUBLISHED_FRACTIONS, min_length=1)
     """Shares of the latents in each group, coarse concepts first; every group reconstructs with those before it."""
+    unit_inputs: bool = False
+    """Bring patches to length 1 first: all get as many latents, not the long ones most. Published: as they are."""
     aux_weight: float = Field(default=1 / 32, ge=0)
     """Factor of the loss that revives dead latents; 0 leaves it out."""
     aux_latents: int = Field(default=256, ge=1)

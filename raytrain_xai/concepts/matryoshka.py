@@ -5,7 +5,8 @@ latents are cut into groups; the loss asks for a reconstruction by the first gro
 early groups hold coarse concepts and later ones refine them (Bussmann et al. 2025, arXiv 2503.17547). Sparsity is
 BatchTopK in training and a threshold in use (Bussmann et al. 2024, arXiv 2412.06410).
 
-Vectors are taken as they come from their encoder: with biases, a code is no longer proportional to its vector.
+With biases a code is not proportional to its vector: short vectors get few latents. Where only directions matter, as in
+cosines with texts, ``unit_inputs`` brings every vector to length 1 first, and x' stands for x / ‖x‖.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from raytrain_xai.concepts.code import SparseCode, combine
 from raytrain_xai.concepts.sae import SparseAutoencoder, above, checked_k, follow_smallest
@@ -37,12 +39,15 @@ class MatryoshkaSae(SparseAutoencoder):
         threshold: () running mean of the smallest value that a training batch used; 0 before the first step.
         group_sizes: (G,) int64, latents of each group, their sum is K.
         k: active latents of a vector in training, on average over a batch.
+        unit_inputs: vectors are brought to length 1 before they are encoded.
     """
 
     threshold: Tensor
     group_sizes: Tensor
 
-    def __init__(self, dim: int, num_latents: int, k: int, group_sizes: Sequence[int]) -> None:
+    def __init__(
+        self, dim: int, num_latents: int, k: int, group_sizes: Sequence[int], *, unit_inputs: bool = False
+    ) -> None:  # fmt: skip
         """
         Raises:
             ConfigError: sizes that do not add up, or k outside of 1 to K.
@@ -54,6 +59,7 @@ class MatryoshkaSae(SparseAutoencoder):
                 "one or more"
             )
         self.k = checked_k(k, num_latents)
+        self.unit_inputs = unit_inputs
         self.encoder_bias = nn.Parameter(torch.zeros(num_latents))
         self.decoder_bias = nn.Parameter(torch.zeros(dim))
         self.register_buffer("threshold", torch.zeros(()))
@@ -67,6 +73,14 @@ class MatryoshkaSae(SparseAutoencoder):
     def groups_of(self, latents: Tensor) -> Tensor:
         """Group in [0, G) of each latent, of any shape, int64."""
         return torch.bucketize(latents, self.group_sizes.cumsum(0), right=True)
+
+    def inputs(self, x: Tensor) -> Tensor:
+        """What a code of x (..., D) reconstructs: x itself, or its direction; 0 has none and stays."""
+        return functional.normalize(x, dim=-1) if self.unit_inputs else x
+
+    def encode(self, x: Tensor) -> SparseCode:
+        """See :meth:`~raytrain_xai.concepts.sae.SparseAutoencoder.encode`; of :meth:`inputs`."""
+        return super().encode(self.inputs(x))
 
     def preactivation(self, x: Tensor) -> Tensor:
         """(N, D) -> W (x - b) + c, (N, K)."""

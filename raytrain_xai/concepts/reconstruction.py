@@ -54,7 +54,7 @@ class ReconstructionSums(FieldSums):
 def reconstruction_sums(sae: MatryoshkaSae, vectors: Tensor) -> ReconstructionSums:
     """Sums over a batch of maps: vectors (B, P, D) of the positions of B images, codes by the threshold."""
     num_images, num_positions = vectors.shape[:2]
-    x = vectors.flatten(0, 1)
+    x = sae.inputs(vectors.flatten(0, 1))
     code = sae.encode(x)
     counts = range(1, sae.num_groups + 1)
     prefixes = [sae.decode(sae.prefix(code, count)) for count in counts]  # the last one is everything

@@ -102,7 +102,8 @@ def build_matryoshka(config: InsightRunConfig, dim: int) -> MatryoshkaSae:
         ConfigError: a group of latents would be empty.
     """
     sae = config.sae
-    return MatryoshkaSae(dim, sae.latents, sae.k, group_sizes(sae.latents, sae.group_fractions))
+    sizes = group_sizes(sae.latents, sae.group_fractions)
+    return MatryoshkaSae(dim, sae.latents, sae.k, sizes, unit_inputs=sae.unit_inputs)
 
 
 def restore_matryoshka(config: InsightRunConfig, weights: Mapping[str, Tensor], run: str) -> MatryoshkaSae:
@@ -117,7 +118,8 @@ def restore_matryoshka(config: InsightRunConfig, weights: Mapping[str, Tensor], 
     """
     try:
         sizes = weights["group_sizes"].tolist()
-        sae = MatryoshkaSae(weights["encoder"].shape[1], config.sae.latents, config.sae.k, sizes)
+        section, dim = config.sae, weights["encoder"].shape[1]
+        sae = MatryoshkaSae(dim, section.latents, section.k, sizes, unit_inputs=section.unit_inputs)
         sae.load_state_dict(dict(weights))
     except (KeyError, RuntimeError, ConfigError) as error:
         raise CheckpointError(

@@ -145,7 +145,7 @@ def score_tasks(model: InsightModel, plan: ScorePlan, done: Callable[[int], None
         view = see_patches(model.encoder)(batch.images)
         code = model.sae.encode(view.vectors)
         again = PatchView(model.sae.decode(code), view.size, code)
-        spread.add(view.vectors, again.vectors, code.values)
+        spread.add(model.sae.inputs(view.vectors), again.vectors, code.values)
         own.add(view, batch)
         said.add(again, batch)
         labels.append(batch.labels)

@@ -38,7 +38,7 @@ from raytrain_xai.runners.worker import Worker
 
 @dataclass(frozen=True)
 class InsightSession(SaeSession):
-    """That of the concepts of an encoder; the autoencoder sees its patches as they are.
+    """That of the concepts of an encoder; the autoencoder sees its patches, as long as they are or of length 1.
 
     Attributes:
         config: of the run.
@@ -110,7 +110,7 @@ def take_insight_step(session: InsightSession, x: Tensor, position: Position) ->
 
     The first batch of a run gives the decoder bias its start.
     """
-    vectors = x * session.source.scale  # as the encoder gives them
+    vectors = session.sae.inputs(x * session.source.scale)  # as the encoder gives them
     if position.step == 0:
         with torch.no_grad():
             session.sae.decoder_bias.copy_(geometric_median(vectors, session.workers))

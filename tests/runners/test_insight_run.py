@@ -35,6 +35,7 @@ from raytrain_xai.runners.worker import Worker
 from raytrain_xai.storage import locate
 
 MakeInsight = Callable[..., InsightRunConfig]
+SAE = {"latents": 8, "k": 1, "group_fractions": [0.25, 0.75], "dead_after_epochs": 0.2}
 LAST = 24  # steps of two epochs: 24 + 24 images of 16 patches, 64 patches a step
 
 
@@ -65,7 +66,7 @@ def make_insight(objects: str, birds: Path, tmp_path: Path) -> MakeInsight:
         return parse_insight_config({
             "job": "concepts", "name": name, "storage": str(tmp_path / "runs"), "encoder": "embedded", "workers": 0,
             "data": [str(objects), str(birds)], "epochs": 2, "batch_size": 64, "tracking": {"log_every_steps": 4},
-            "sae": {"latents": 8, "k": 1, "group_fractions": [0.25, 0.75], "dead_after_epochs": 0.2},
+            "sae": SAE,
             "optim": {"lr": 1e-2, "warmup_epochs": 0}, "evaluation": {"batch_size": 5}, **changes,
         })  # fmt: skip
 
@@ -81,8 +82,9 @@ def final_files(config: InsightRunConfig) -> dict[str, bytes]:
     return {file.name: file.read_bytes() for file in at.glob("*.safetensors")}
 
 
-def test_a_run_leaves_a_complete_folder_and_loads(make_insight: MakeInsight) -> None:
-    config = make_insight()
+@pytest.mark.parametrize("unit", [False, True], ids=["as they are", "of length 1"])
+def test_a_run_leaves_a_complete_folder_and_loads(make_insight: MakeInsight, unit: bool) -> None:
+    config = make_insight(sae={**SAE, "unit_inputs": unit})
     outcome = start_run(config, QUIET)
     assert outcome.metrics == json.loads((folder(config) / "metrics.json").read_text())
     assert outcome.metrics.keys() == {"val", "test", "selected", "dictionary"}
@@ -97,8 +99,11 @@ def test_a_run_leaves_a_complete_folder_and_loads(make_insight: MakeInsight) -> 
         for path in config.data
         for batch in evaluation_batches(path, "test", 32, 100)
     ])  # fmt: skip
+    if unit:
+        vectors = vectors / vectors.norm(dim=1, keepdim=True)
     with torch.no_grad():
-        dense = model.sae.encode(vectors).dense()
+        dense = ((vectors - model.sae.decoder_bias) @ model.sae.encoder.T + model.sae.encoder_bias).double()
+        dense = torch.where(dense > model.sae.threshold, dense, 0).float()
         error = (vectors - dense @ model.sae.dictionary - model.sae.decoder_bias).square().sum()
     variance = (vectors - vectors.mean(dim=0)).square().sum()
     assert test["variance_explained"] == pytest.approx(float(1 - error / variance), abs=1e-5)

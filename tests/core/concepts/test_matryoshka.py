@@ -161,6 +161,21 @@ def test_codes_are_what_exceeds_the_threshold_whatever_else_is_in_the_batch() ->
     torch.testing.assert_close(sae(x), expected @ sae.dictionary + sae.decoder_bias)
 
 
+def test_unit_inputs_are_codes_of_directions() -> None:
+    plain, unit = make_sae(), make_sae()
+    plain.threshold.fill_(0.1)
+    unit.threshold.fill_(0.1)
+    unit.unit_inputs = True
+    x = make_vectors().view(2, 12, DIM)
+    directions = x / x.square().sum(dim=-1, keepdim=True).sqrt()
+    torch.testing.assert_close(unit.encode(x).dense(), plain.encode(directions).dense())
+    torch.testing.assert_close(unit.encode(1e-3 * x).dense(), unit.encode(x).dense())
+    assert not torch.equal(plain.encode(1e-3 * x).dense(), plain.encode(x).dense())
+    torch.testing.assert_close(unit(x), plain(directions))
+    nothing = torch.zeros(1, DIM, dtype=torch.float64)
+    assert torch.equal(unit.inputs(nothing), nothing) and torch.equal(plain.inputs(x), x)
+
+
 def test_prefixes_of_a_code() -> None:
     sae = make_sae()
     assert sae.groups_of(torch.arange(LATENTS)).tolist() == [0] * 2 + [1] * 5 + [2] * 12
