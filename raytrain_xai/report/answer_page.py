@@ -69,7 +69,7 @@ def parts_of(concept: Tensor, bias: float, name: Callable[[int], str], top: int)
     pairs = zip(indices.tolist(), chosen.tolist(), strict=True)
     shown = sorted((Part(name(k), value, k) for k, value in pairs), key=lambda part: -part.value)
     others = int(concept.count_nonzero()) - number
-    rest = (Part(f"{others} other concepts", float(concept.sum() - chosen.sum())),) if others else ()
+    rest = (Part(f"{others} others", float(concept.sum() - chosen.sum())),) if others else ()
     return (*shown, *rest, Part("bias", bias))
 
 

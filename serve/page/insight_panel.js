@@ -173,7 +173,7 @@ export class InsightPanel {
     const swatch = make("i", { class: "swatch", "aria-hidden": "true" });
     swatch.style.background = colourOf(index);
     const parts = concepts.map((one) => ({ ...one, open: () => this.open(one.id) }));
-    if (rest.count) parts.push({ name: `${rest.count} other concepts`, contribution: rest.contribution });
+    if (rest.count) parts.push({ name: `${rest.count} others`, contribution: rest.contribution });
     parts.push({ name: "no concept", contribution: bias });
     const most = Math.max(...parts.map(({ contribution }) => Math.abs(contribution)), 1e-9);
     return make("li", {},

@@ -121,6 +121,6 @@ def test_parts_show_the_strongest_of_either_sign_and_sum_to_the_score() -> None:
     concept = torch.tensor([0.1, -0.4, 0.0, 0.3, -0.05])
     parts = parts_of(concept, 0.2, lambda k: f"c{k}", 2)
     assert [(part.label, round(part.value, 6), part.concept) for part in parts] == [
-        ("c3", 0.3, 3), ("c1", -0.4, 1), ("2 other concepts", 0.05, None), ("bias", 0.2, None),
+        ("c3", 0.3, 3), ("c1", -0.4, 1), ("2 others", 0.05, None), ("bias", 0.2, None),
     ]  # fmt: skip
     assert [part.label for part in parts_of(concept, 0.2, str, 9)][-2:] == ["1", "bias"]
