@@ -26,7 +26,15 @@ from raytrain_xai.data.batches import PlannedBatches, make_cache
 from raytrain_xai.data.dataset import DatasetInfo, StoredSplit
 from raytrain_xai.data.parquet import ROW_GROUP_ROWS
 from raytrain_xai.data.run_data import run_fingerprint, training_rows
-from raytrain_xai.data.sampling import BatchPlan, epoch_order, evaluation_plan, full_plan, repeated, training_plan
+from raytrain_xai.data.sampling import (
+    BatchPlan,
+    WorkerPlan,
+    epoch_order,
+    evaluation_plan,
+    full_plan,
+    repeated,
+    training_plan,
+)
 from raytrain_xai.data.teacher_answers import TeacherAnswers
 from raytrain_xai.data.transforms import Augmentation
 from raytrain_xai.errors import DataError
@@ -37,7 +45,7 @@ from raytrain_xai.types import Batch
 class Batches(Iterable[Batch]):
     """Planned batches of one worker; iterating again gives the same ones."""
 
-    def __init__(self, dataset: PlannedBatches, plans: Sequence[BatchPlan], num_workers: int) -> None:
+    def __init__(self, dataset: PlannedBatches, plans: WorkerPlan | Sequence[BatchPlan], num_workers: int) -> None:
         self._dataset = dataset
         self._plans = plans
         self._num_workers = num_workers
@@ -90,7 +98,7 @@ class TrainingData:
         self._dataset = PlannedBatches(stored, size, augmentation=how, seed=config.seed, cache=cache, teacher=teacher)
         # images of the budget without box or mask stay unguided
         self._annotated = annotation_budget(stored, config.guidance, config.seed) & stored.annotations.has_box
-        self._rows = training_rows(stored, data.shots, config.seed)
+        self._rows = None if data.shots is None else training_rows(stored, data.shots, config.seed)
 
     def epoch(self, epoch: int, start_step: int = 0) -> Batches:
         """Batches of one epoch from an optimiser step on, ``accumulate`` of them for each step.
@@ -113,7 +121,7 @@ class TrainingData:
             repetition=times,
             paired=config.mixing.is_on,
         )
-        own = [plan for step in steps[start_step:] for plan in step[self._rank :: self._world_size]]
+        own = WorkerPlan(steps, start_step, self._rank, self._world_size)
         return Batches(self._dataset, own, config.data.num_loader_workers)
 
 

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from raytrain_xai.data.sampling import epoch_order, evaluation_plan, repeated, training_plan
+from raytrain_xai.data.sampling import WorkerPlan, epoch_order, evaluation_plan, repeated, training_plan
 from raytrain_xai.errors import DataError
 
 SHARDS = (40, 40, 13, 7)
@@ -125,3 +125,16 @@ def test_a_limited_evaluation_takes_rows_at_even_distances_whatever_the_workers(
     assert shares == [[[0, 2]], [[5, 7]]]
     whole = evaluation_plan(10, 3, rank=0, world_size=1, max_images=99)
     assert [plan.indices.tolist() for plan in whole] == [[0, 1, 2], [3, 4, 5], [6, 7, 8], [9]]
+
+
+def test_a_worker_draws_its_parts_of_every_step_from_any_step_on() -> None:
+    order = epoch_order(SHARDS, 32, 0, 0)
+    steps = training_plan(order, np.arange(100) % 7 == 0, batch_size=16, parts=2 * 4, epoch=0)
+    for rank in range(2):
+        expected = [plan.indices.tolist() for step in steps for plan in step[rank::2]]
+        for first_step in (0, 4, 6):
+            own = WorkerPlan(steps, first_step, rank, world_size=2)
+            assert [plan.indices.tolist() for plan in own] == expected[4 * first_step :]
+            assert len(own) == len(expected) - 4 * first_step
+    with pytest.raises(IndexError):
+        steps[6]
