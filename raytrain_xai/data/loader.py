@@ -7,8 +7,9 @@ have had. Images are decoded in the training process or in ``data.num_loader_wor
 Why not Ray Data: its shards are dealt out dynamically, so the content of a step is neither reproducible nor
 resumable, and on one or a few machines a plain loader decodes as fast with less to start. Ray Data pays when decoding
 needs machines of its own, when data has to spill, or when CPU preprocessing feeds GPU inference. One property to
-know before choosing: a step takes its samples from one window of the whole epoch, so every worker reads all shards
-of that window (from S3 as well) and decodes only its own samples.
+know before choosing: a step takes its samples from one window of the whole epoch. Workers share them out by where they
+are stored and read about twice their share of the files of that window; with ``norm_statistics=local`` or mixed images
+they share them out at random, and each reads nearly all files of the window (from S3 as well).
 """
 
 from __future__ import annotations
@@ -47,20 +48,20 @@ class Batches(Iterable[Batch]):
 
     def __init__(self, dataset: PlannedBatches, plans: WorkerPlan | Sequence[BatchPlan], num_workers: int) -> None:
         self._dataset = dataset
-        self._plans = plans
+        self.plans = plans
         self._num_workers = num_workers
 
     def __len__(self) -> int:
-        return len(self._plans)
+        return len(self.plans)
 
     def __iter__(self) -> Iterator[Batch]:
-        num_workers = min(self._num_workers, len(self._plans))
+        num_workers = min(self._num_workers, len(self.plans))
         # fork shares the annotations and is quick; an S3 client does not survive it, so there an epoch starts slower
         start = "fork" if self._dataset.is_local else "spawn"
         loader = DataLoader(
             self._dataset,
             batch_size=None,  # the data set makes whole batches
-            sampler=cast("Iterable[int]", self._plans),
+            sampler=cast("Iterable[int]", self.plans),
             num_workers=num_workers,
             multiprocessing_context=start if num_workers else None,
             generator=torch.Generator(),  # else the loader draws from the global state, which belongs to the training
@@ -120,6 +121,7 @@ class TrainingData:
             epoch=epoch,
             repetition=times,
             paired=config.mixing.is_on,
+            nearby=config.model.norm_statistics != "local",  # neighbours are alike, and their statistics biased
         )
         own = WorkerPlan(steps, start_step, self._rank, self._world_size)
         return Batches(self._dataset, own, config.data.num_loader_workers)

@@ -55,7 +55,7 @@ def epoch_order(
     """
     generator = np.random.default_rng([seed, epoch, _ORDER])
     bounds = np.cumsum([0, *shard_rows])
-    cuts = bounds if rows is None else np.searchsorted(rows, bounds)
+    cuts: list[int] = (bounds if rows is None else np.searchsorted(rows, bounds)).tolist()
     order = np.empty(cuts[-1], dtype=np.int64)
     end = 0
     for shard in generator.permutation(len(shard_rows)):
@@ -99,6 +99,7 @@ class TrainingPlan:
     epoch: int
     repetition: np.ndarray | None
     paired: bool
+    nearby: bool
 
     def __len__(self) -> int:
         return len(self.order) // self.batch_size
@@ -114,7 +115,7 @@ class TrainingPlan:
         members = self.order[own]
         times = None if self.repetition is None else self.repetition[own]
         is_annotated = self.annotated[members]
-        dealt = _dealt(is_annotated, paired=self.paired)
+        dealt = self._deal(members, is_annotated)
         return [
             BatchPlan(
                 indices=members[rows],
@@ -124,7 +125,25 @@ class TrainingPlan:
                 epoch=self.epoch,
                 repetition=None if times is None else times[rows],
             )
-            for rows in (dealt[part :: self.parts].ravel() for part in parts)
+            for rows in (dealt[part] for part in parts)
+        ]
+
+    def _deal(self, members: np.ndarray, is_annotated: np.ndarray) -> list[np.ndarray]:
+        """Positions in a step of the samples of each part."""
+        if self.paired:
+            pairs = np.arange(len(members)).reshape(-1, 2)
+            return [pairs[part :: self.parts].ravel() for part in range(self.parts)]
+        if not self.nearby or self.parts == 1:
+            dealt = np.argsort(~is_annotated, kind="stable")
+            return [dealt[part :: self.parts] for part in range(self.parts)]
+        dealt = np.lexsort((members, ~is_annotated))
+        num_annotated, own = int(is_annotated.sum()), np.arange(self.parts + 1)
+        # as many annotated ones as dealing one by one would give, and of all as many as each part has
+        annotated = np.minimum(own, num_annotated % self.parts) + num_annotated // self.parts * own
+        others = num_annotated + len(members) // self.parts * own - annotated
+        return [
+            np.concatenate([dealt[annotated[p] : annotated[p + 1]], dealt[others[p] : others[p + 1]]])
+            for p in range(self.parts)
         ]
 
 
@@ -153,7 +172,7 @@ class WorkerPlan:
 
 def training_plan(
     order: np.ndarray, annotated: np.ndarray, *, batch_size: int, parts: int, epoch: int,
-    repetition: np.ndarray | None = None, paired: bool = False,
+    repetition: np.ndarray | None = None, paired: bool = False, nearby: bool = False,
 ) -> TrainingPlan:  # fmt: skip
     """Divide an epoch into optimiser steps of ``parts`` batches, equal where ``parts`` divides the step.
 
@@ -168,6 +187,9 @@ def training_plan(
         repetition: (n,) see :func:`repeated`.
         paired: rows are dealt out two by two, annotated or not: whatever the parts, rows 2i and 2i + 1 of a batch are
             the same two samples.
+        nearby: a part takes samples that are stored near to each other, so that each worker reads about its share of
+            the files and not nearly all of them; which samples a step has stays the same. Without, or ``paired``, the
+            samples of a part are drawn from the whole step.
     Returns:
         plan[b][p]: the batch of part p. Part a * workers + r is the a-th of worker r.
     Raises:
@@ -175,14 +197,7 @@ def training_plan(
     """
     if len(order) < batch_size:
         raise DataError(f"{len(order)} training samples are less than one batch of {batch_size}; lower batch_size")
-    return TrainingPlan(order, annotated, batch_size, parts, epoch, repetition, paired)
-
-
-def _dealt(is_annotated: np.ndarray, *, paired: bool) -> np.ndarray:
-    """Positions in a step in the order in which they, or pairs (B / 2, 2) of them, are dealt out to its parts."""
-    if paired:
-        return np.arange(len(is_annotated)).reshape(-1, 2)
-    return np.argsort(~is_annotated, kind="stable")
+    return TrainingPlan(order, annotated, batch_size, parts, epoch, repetition, paired, nearby)
 
 
 def evaluation_plan(

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from raytrain_xai.data.sampling import WorkerPlan, epoch_order, evaluation_plan, repeated, training_plan
+from raytrain_xai.data.sampling import TrainingPlan, WorkerPlan, epoch_order, evaluation_plan, repeated, training_plan
 from raytrain_xai.errors import DataError
 
 SHARDS = (40, 40, 13, 7)
@@ -43,11 +43,12 @@ def test_large_window_spreads_rows_evenly() -> None:
     assert np.abs(positions.mean(axis=0) - 24.5).max() < 4.5 * error
 
 
+@pytest.mark.parametrize("nearby", [False, True])
 @pytest.mark.parametrize("parts", [1, 2, 4, 8])
-def test_parts_of_a_step_are_the_same_samples_whatever_their_number(parts: int) -> None:
+def test_parts_of_a_step_are_the_same_samples_whatever_their_number(parts: int, nearby: bool) -> None:
     order = epoch_order(SHARDS, 32, 0, 0)
     annotated = np.arange(100) % 7 == 0
-    steps = training_plan(order, annotated, batch_size=16, parts=parts, epoch=0)
+    steps = training_plan(order, annotated, batch_size=16, parts=parts, epoch=0, nearby=nearby)
     assert len(steps) == 6  # 100 // 16, the incomplete last step is dropped
     for number, step in enumerate(steps):
         members = order[16 * number : 16 * number + 16]
@@ -62,10 +63,33 @@ def test_parts_of_a_step_are_the_same_samples_whatever_their_number(parts: int) 
             assert plan.step_size == 16
 
 
-def test_workers_share_annotated_samples_evenly_over_accumulated_parts() -> None:
-    steps = training_plan(np.arange(64), np.arange(64) < 21, batch_size=64, parts=2 * 4, epoch=0)
+@pytest.mark.parametrize("nearby", [False, True])
+def test_workers_share_annotated_samples_evenly_over_accumulated_parts(nearby: bool) -> None:
+    steps = training_plan(np.arange(64), np.arange(64) < 21, batch_size=64, parts=2 * 4, epoch=0, nearby=nearby)
     per_worker = [sum(len(plan.annotated_rows) for plan in steps[0][rank::2]) for rank in range(2)]
     assert sorted(per_worker) == [10, 11]
+
+
+def test_neighbours_go_to_one_part() -> None:
+    """Rows 0 to 7, of which 1, 4 and 6 are annotated, in two parts: two and one of them, then the first rows left."""
+    order, annotated = np.array([5, 1, 7, 4, 0, 6, 3, 2]), np.isin(np.arange(8), [1, 4, 6])
+    ((first, second),) = training_plan(order, annotated, batch_size=8, parts=2, epoch=0, nearby=True)
+    assert first.indices.tolist() == [1, 4, 0, 2] and first.annotated_rows.tolist() == [0, 1]
+    assert second.indices.tolist() == [6, 3, 5, 7] and second.annotated_rows.tolist() == [0]
+
+
+def groups_read(steps: TrainingPlan, rank: int, world_size: int) -> int:
+    return len({int(row) // 64 for plan in WorkerPlan(steps, 0, rank, world_size) for row in plan.indices})
+
+
+def test_a_worker_reads_near_its_share_of_the_files() -> None:
+    """Of the 64 row groups of a window, eight workers need 8 each; dealt out at random each of them needs all."""
+    order, annotated = epoch_order((512,) * 8, 4096, 0, 0), np.arange(4096) % 3 == 0
+    for nearby, most in ((False, 64), (True, 24)):
+        steps = training_plan(order, annotated, batch_size=512, parts=8, epoch=0, nearby=nearby)
+        read = [groups_read(steps, rank, 8) for rank in range(8)]
+        assert max(read) <= most and sum(read) >= 64
+        assert nearby or min(read) == 64
 
 
 def test_split_smaller_than_a_batch_is_refused() -> None:
