@@ -26,8 +26,8 @@ from pyarrow import fs
 from raytrain_xai.errors import ConfigError
 from raytrain_xai.storage.patience import REQUESTS, one_line
 
-_CONNECT_S = 5.0
-_ANSWER_S = 20.0  # without a byte; the client's own 3 s end requests that a busy server would have answered
+CONNECT_S = 5.0
+ANSWER_S = 20.0  # without a byte; the client's own 3 s end requests that a busy server would have answered
 _OPTIONS = ("endpoint_override", "scheme", "region", "force_virtual_addressing", "tls_ca_file_path")
 _SECRETS = {"access_key", "secret_key", "session_token"}
 _EXPECTED = "expected s3://BUCKET/PATH[?endpoint_override=HOST:PORT]"
@@ -108,8 +108,8 @@ def connect(address: S3Address, uri: str) -> fs.S3FileSystem:
             region=region,
             endpoint_override=address.endpoint,
             scheme=address.scheme,
-            connect_timeout=_CONNECT_S,
-            request_timeout=_ANSWER_S,
+            connect_timeout=CONNECT_S,
+            request_timeout=ANSWER_S,
             force_virtual_addressing=address.virtual_hosts,
             # A small file is one request instead of three, and what was not written yet is not there at all.
             allow_delayed_open=True,

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import os
+import time
+from collections.abc import Iterator
 from pathlib import Path
 
 from pyarrow import fs
@@ -52,6 +54,26 @@ def delete_tree(at: Location) -> None:
     performed(at, "delete", delete)
 
 
+def leftovers(at: Location, older_than_s: float) -> Iterator[tuple[Location, int]]:
+    """What killed writers left below a local folder at least so many seconds ago: files and folders, with their bytes.
+
+    Raises:
+        DataError: there is no such folder.
+    """
+    newest = time.time() - older_than_s
+    with named(at, "list"):
+        for folder, folders, files in os.walk(at.path, onerror=_raise):
+            found = [name for name in (*folders, *files) if name.startswith(TEMPORARY)]
+            folders[:] = [name for name in folders if name not in found]
+            for name in found:
+                place = Path(folder, name)
+                parts = [place, *place.rglob("*")]
+                with contextlib.suppress(FileNotFoundError):  # its writer was alive, and is done
+                    stats = [part.stat() for part in parts]
+                    if max(stat.st_mtime for stat in stats) <= newest:
+                        yield Location(at.filesystem, str(place), str(place)), sum(stat.st_size for stat in stats)
+
+
 def unfinished(at: Location, tag: str) -> Location:
     """Folder beside a local one in which it is prepared, on the same disk and never listed; ``tag`` tells apart."""
     path = Path(at.path)
@@ -68,6 +90,10 @@ def rename_folder(source: Location, target: Location) -> None:
     with named(target, "write"):
         Path(source.path).rename(target.path)
         sync_folder(Path(target.path).parent)
+
+
+def _raise(error: OSError) -> None:
+    raise error
 
 
 def _local_names(path: str) -> list[str]:

@@ -32,8 +32,9 @@ _PASSING = re.compile(
     r"AWS Error (NETWORK_CONNECTION|SLOW_DOWN|INTERNAL_FAILURE|SERVICE_UNAVAILABLE|THROTTLING|REQUEST_TIMEOUT"
     r"|NO_SUCH_UPLOAD)\b|HTTP status (408|429|5\d\d)\b"
 )
-# Network errors that stay: of libcurl a malformed address, and certificates that are wrong or cannot be read.
-_STAYING = re.compile(r"curlCode: (3|51|58|60|77|83|90|91),")
+# Network errors that stay: of libcurl a malformed address, and certificates that are wrong or cannot be read; and a
+# server that speaks no TLS.
+_STAYING = re.compile(r"curlCode: (3|51|58|60|77|83|90|91),|wrong version number")
 
 _Result = TypeVar("_Result")
 _draw = random.SystemRandom()  # the generator of the process belongs to the training
@@ -88,8 +89,8 @@ def retried(action: str, uri: str, work: Callable[[], _Result]) -> _Result:
             if passed + wait > limit:
                 raise DataError(
                     f"cannot {action} {uri}: gave up after {attempt} attempts of up to {REQUESTS} requests in "
-                    f"{passed:.1f} s; the last one: {one_line(error)}; when the storage is well again, start again "
-                    f"({WAIT}={limit:g} says how long it is waited for)"
+                    f"{passed:.1f} s; the last one: {one_line(error)}; check the address and that the storage is "
+                    f"up, then start again ({WAIT}={limit:g} says how long it is waited for)"
                 ) from error
             say = logger.warning if attempt == 1 else logger.info
             say("cannot %s %s yet, trying again for up to %.0f s: %s", action, uri, limit - passed, one_line(error))
