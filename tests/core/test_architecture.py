@@ -36,6 +36,8 @@ ALLOWED = {
     "prometheus_client": (),
     "limits": (),
     "httpx": (),
+    "boto3": ("storage/bucket.py",),
+    "botocore": ("storage/bucket.py",),
     "serve": ("cli/serve", "cli/cluster.py", "runners/serving.py"),
 }
 # Layer -> layers it must not import: nothing below the runners knows them, and the maths knows no files.
