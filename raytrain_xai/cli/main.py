@@ -1,6 +1,7 @@
 """``raytrain-xai``: the command group, and how errors leave the process.
 
-Exit codes: 0 done, 1 a run failed, 2 wrong input. One line on stderr names what was wrong; ``--debug`` shows the stack.
+Exit codes: 0 done, 1 a run failed, 2 wrong input; 130 (SIGINT) and 143 (SIGTERM) a run was stopped. One line on stderr
+names what was wrong; ``--debug`` shows the stack.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from raytrain_xai.cli.storage import storage_group
 from raytrain_xai.cli.trace import trace_command
 from raytrain_xai.cli.train import resume_command, train_command
 from raytrain_xai.cli.tune import tune_group
-from raytrain_xai.errors import RunError, XaiError
+from raytrain_xai.errors import RunError, StoppedError, XaiError
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
@@ -77,6 +78,9 @@ def main() -> None:
     except click.ClickException as error:
         error.show()
         sys.exit(2)
+    except StoppedError as error:
+        click.echo(str(error), err=True)
+        sys.exit(error.exit_code)
     except XaiError as error:
         if debug:
             raise

@@ -20,6 +20,13 @@ from raytrain_xai.sections import ResourcesConfig
 
 _OBJECT_STORE_BYTES = 80 << 20  # nothing large travels through it; containers often have 64 MiB of shared memory
 _CONNECT_S = 10.0
+_TRAIN_SETTINGS = {
+    "HEALTH_CHECK_INTERVAL_S": "0.5",  # at 2 s, short epochs wait for the controller
+    "PREEMPTION_POLL_INTERVAL_S": "1",  # at 5 s, much of a notice of 30 s is over before anybody hears it
+    # For places of workers alone, not their start. What a lost node offered is counted for up to 20 s more: at 60 s, an
+    # elastic run would wait that long for it, and every run as long before it hears that it is to stop.
+    "WORKER_GROUP_START_TIMEOUT_S": "10",
+}
 _TOKEN = "RAY_AUTH_TOKEN"
 _TOKEN_SOURCES = (_TOKEN, "RAY_AUTH_TOKEN_PATH")
 
@@ -54,7 +61,8 @@ def connected(demand: Demand, address: str, *, debug: bool) -> Generator[None]:
     _protect_local() if address == "local" else _follow_cluster()
     _check_reachable(address)
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")  # at 2 s, short epochs wait for the controller
+    for name, value in _TRAIN_SETTINGS.items():
+        os.environ.setdefault(f"RAY_TRAIN_{name}", value)
     import ray  # only now: the settings above are read at import
 
     if ray.is_initialized():
@@ -160,14 +168,21 @@ def _check_gpus(demand: Demand) -> None:
 
 
 def shortage(demand: Demand) -> str | None:
-    """What the connected cluster lacks for this right now, or None; more nodes may still join."""
+    """That the connected cluster lacks something for this right now, or None; more nodes may still join."""
+    lack = missing(demand)
+    return None if lack is None else f"waiting for the cluster to offer {lack}"
+
+
+def missing(demand: Demand) -> str | None:
+    """What the connected cluster has too little of, whoever uses it; for an elastic run, to start at all."""
     import ray
 
     have = ray.cluster_resources()
-    workers, resources = demand.workers, demand.resources
+    resources = demand.resources
+    workers = resources.sizes(demand.workers)[0]
     lacks = [
         f"{needed:g} {name} (it has {have.get(name, 0.0):g})"
         for name, needed in (("CPU", workers * resources.cpus_per_worker), ("GPU", workers * resources.gpus_per_worker))
         if needed > have.get(name, 0.0)
     ]
-    return f"waiting for the cluster to offer {' and '.join(lacks)}" if lacks else None
+    return " and ".join(lacks) if lacks else None

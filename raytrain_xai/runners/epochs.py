@@ -7,14 +7,16 @@ from __future__ import annotations
 
 from collections.abc import Generator, Iterable, Sequence
 from contextlib import contextmanager
-from typing import Any, Protocol, TypeVar
+from typing import Any, NoReturn, Protocol, TypeVar
 
 from raytrain_xai.config import AnyRunConfig
-from raytrain_xai.run_folder import METRICS, Attempt, write_json
+from raytrain_xai.errors import RelocatedError, StoppedError
+from raytrain_xai.run_folder import METRICS, Attempt, run_location, write_json
 from raytrain_xai.runners.collective import broadcast_json
 from raytrain_xai.runners.history import Evaluated, Position
+from raytrain_xai.runners.stop import Listener
 from raytrain_xai.runners.tracking import Tracker
-from raytrain_xai.runners.worker import Worker
+from raytrain_xai.runners.worker import Halt, Worker
 
 T = TypeVar("T")
 
@@ -61,26 +63,36 @@ class Learner(Protocol[T]):
 
 
 def train_epochs(learner: Learner[Any], tracker: Tracker | None, position: Position) -> Position:
-    """Train from ``position`` to the end of the last epoch; returns the position there. A collective."""
-    config = learner.config
+    """Train from ``position`` to the end of the last epoch; returns the position there. A collective.
+
+    Raises:
+        StoppedError, RelocatedError: the workers were asked to leave, and did at a checkpoint.
+    """
+    config, listener = learner.config, Listener(learner.worker, position.step)
     while position.epoch < config.epochs and not learner.is_over(position.history):
-        position = _epoch(learner, tracker, position).after_epoch()
+        position = _epoch(learner, tracker, position, listener).after_epoch()
         is_evaluated = position.epoch % config.evaluation.every_epochs == 0 or position.epoch == config.epochs
         if is_evaluated:
             position = _evaluate(learner, tracker, position)
         learner.save(tracker, position)
         if is_evaluated:  # after saving: whoever is told of an evaluation may end the process, or branch from there
             learner.worker.report({**position.history[-1].val, "epoch": position.epoch, "step": position.step})
+        halt = listener.asked(position.step, now=True)  # an evaluation may take long
+        if halt is not None:
+            _leave(learner, tracker, position, halt)
     return position
 
 
 @contextmanager
 def tracked(tracker: Tracker | None) -> Generator[None]:
-    """Ends the records of a run with FINISHED, or FAILED when the block raises."""
+    """Ends the records of a run with FINISHED, KILLED when it was asked to stop, or FAILED when the block raises."""
     status = "FAILED"
     try:
         yield
         status = "FINISHED"
+    except StoppedError:
+        status = "KILLED"  # as MLflow calls it
+        raise
     finally:
         if tracker is not None:
             tracker.close(status)
@@ -98,7 +110,7 @@ def conclude(tracker: Tracker | None, metrics: dict[str, Any]) -> dict[str, Any]
     return metrics
 
 
-def _epoch(learner: Learner[Any], tracker: Tracker | None, position: Position) -> Position:
+def _epoch(learner: Learner[Any], tracker: Tracker | None, position: Position, listener: Listener) -> Position:
     """The rest of the epoch at ``position``; returns the position after its last step."""
     config = learner.config
     for item in learner.epoch(position.epoch, position.step_in_epoch):
@@ -110,9 +122,25 @@ def _epoch(learner: Learner[Any], tracker: Tracker | None, position: Position) -
             if tracker is not None:
                 tracker.add("step", position.step, position.epoch, values)
         every = config.checkpoint.every_steps
-        if every is not None and position.step % every == 0 and not is_last:
+        saves = every is not None and position.step % every == 0 and not is_last
+        halt = listener.asked(position.step)
+        if saves or halt is not None:
             learner.save(tracker, position)
+        if halt is not None:
+            _leave(learner, tracker, position, halt)
     return position
+
+
+def _leave(learner: Learner[Any], tracker: Tracker | None, position: Position, halt: Halt) -> NoReturn:
+    """Go, now that worker 0 has written a checkpoint at ``position``. A collective."""
+    run, at = run_location(learner.config).uri, f"{halt.reason}; checkpoint written at step {position.step}"
+    if tracker is not None:
+        tracker.event(position, {"stop": "stopped", "preemption": "preempted", "resize": "resizing"}[halt.kind], at)
+        tracker.flush()
+    broadcast_json(None, learner.worker.device)  # whoever leaves first ends the others, and so the writing
+    if halt.kind == "stop":
+        raise StoppedError(f"stopped by {at}; continue with `raytrain-xai resume {run}`", halt.exit_code)
+    raise RelocatedError(at)
 
 
 def _evaluate(learner: Learner[Any], tracker: Tracker | None, position: Position) -> Position:
