@@ -38,7 +38,7 @@ class Verdict:
     problem: str | None
 
 
-_Check = tuple[str, Callable[[], None]]  # name, and what raises when it is not whole
+_Check = tuple[str, Callable[[], object]]  # name, and what raises when it is not whole
 
 
 def verify(at: Location) -> Iterator[Verdict]:
