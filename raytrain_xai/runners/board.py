@@ -102,9 +102,11 @@ def live_board(publish: Publish, stop: StopRequest | None = None) -> Generator[A
         is_last, halt = False, None
         while not is_last:
             is_last = done.wait(_POLL_S)
-            if halt is None and stop is not None and (halt := stop.asked()) is not None:
-                board.ask.remote(halt)
-                publish(event("stopping", f"{halt.reason}; the workers write a checkpoint and leave"))
+            if stop is not None and (asked := stop.asked()) is not None:
+                board.ask.remote(asked)  # again and again: a board that was started anew knows nothing
+                if halt is None:
+                    publish(event("stopping", f"{asked.reason}; the workers write a checkpoint and leave"))
+                halt = asked
             for record in ray.get(board.take.remote()):
                 publish(record)
 
