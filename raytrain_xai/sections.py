@@ -10,6 +10,8 @@ from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from raytrain_xai.credentials import refuse_credentials
+
 LossName = Literal["energy", "l1", "ppce", "rrr"]
 AttributionName = Literal["bcos", "ixg", "gradcam", "intgrad"]
 ClassLossName = Literal["bce", "off_label_bce", "cross_entropy"]
@@ -22,9 +24,15 @@ StrategyName = Literal[
 
 
 class Section(BaseModel):
-    """Unknown keys are refused, values cannot change."""
+    """Unknown keys are refused, values cannot change, and addresses hold no credentials."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_credentials(cls, values: object) -> object:
+        refuse_credentials(values)
+        return values
 
 
 class DataConfig(Section):
@@ -255,7 +263,7 @@ class TrackingConfig(Section):
     log_every_steps: int = Field(default=10, ge=1)
     tensorboard: bool = True
     mlflow: str | None = None
-    """Tracking URI; needs the extra ``mlflow``."""
+    """Tracking URI; needs the extra ``mlflow``. User and password by the usual variables of MLflow, never in here."""
 
 
 class ResourcesConfig(Section):
