@@ -20,6 +20,7 @@ from raytrain_xai.storage.location import Location
 from raytrain_xai.storage.named import performed
 from raytrain_xai.storage.patience import REQUESTS, one_line
 
+_PAGE = 1000  # entries, the most that S3 lists at once
 _LONGEST_LINK_S = 7 * 24 * 3600  # of signature version 4
 
 
@@ -73,7 +74,7 @@ def walk(at: Location) -> Iterator[tuple[str, int]]:
         ConfigError: boto3 is not installed.
     """
     address, client = _client(at)
-    request = {"Bucket": address.bucket, "Prefix": f"{address.key}/" if address.key else ""}
+    request = {"Bucket": address.bucket, "Prefix": f"{address.key}/" if address.key else "", "MaxKeys": _PAGE}
     while True:
         page = performed(at, "list", _answering(client.list_objects_v2, request))
         for entry in page.get("Contents", ()):
