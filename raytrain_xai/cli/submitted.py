@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 PLACES = frozenset([
     "RUN", "RUN2", "SWEEP", "DEST", "DIR", "FILE", "FOLDER", "IMAGE", "SOURCE", "SRC", "INDEX", "DATASET", "EXPORT",
-    "FIRST", "SECOND", "STORAGE", "ORDER", "OUT", "OUT.PT2",
+    "FIRST", "SECOND", "STORAGE", "ADDRESS", "FILES", "ORDER", "OUT", "OUT.PT2",
 ])  # fmt: skip
 """What the help calls values that name a file or folder, there or not."""
 NAMES_OR_PLACES = frozenset(["MODEL", "TEACHER", "STUDENT", "LIST", "TABLE", "FAMILY", "ENCODER", "WEIGHTS"])

@@ -64,7 +64,7 @@ def submit(server: JobServer, plan: JobPlan) -> str:
         ConfigError: the cluster lacks what this package needs, or an endpoint holds credentials.
         RunError: the cluster refused.
     """
-    env_vars = {MODE: server.mode, "RAY_JOB_STOP_WAIT_TIME_S": str(STOP_WAIT_S), **_storage_names(os.environ)}
+    env_vars = {MODE: server.mode, "RAY_JOB_STOP_WAIT_TIME_S": str(STOP_WAIT_S), **storage_names(os.environ)}
     folders = [_folder_of(name) for name in job_probe.PACKAGES]
     runtime_env: dict[str, Any] = {"env_vars": env_vars}
     if not _has_package(server, folders):
@@ -150,7 +150,7 @@ def _probe(server: JobServer, distributions: list[str]) -> dict[str, Any]:
     return json.loads(lines[-1])
 
 
-def _storage_names(environ: Mapping[str, str]) -> dict[str, str]:
+def storage_names(environ: Mapping[str, str]) -> dict[str, str]:
     """Where the storage is. Keys to it are the cluster's own: what is set for a job, its dashboard shows.
 
     Raises:
