@@ -25,7 +25,11 @@ MODE = "RAY_AUTH_MODE"
 _ANSWER_S = 10.0  # a dashboard under load takes a second
 _TOKENS = ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
 _OVERRIDING = ("RAY_API_SERVER_ADDRESS", "RAY_ADDRESS")  # Ray takes these before the address it is given
-_TALKATIVE = ("ray.dashboard.modules.dashboard_sdk", "ray.dashboard.modules.job.sdk")
+_TALKATIVE = (
+    "ray.dashboard.modules.dashboard_sdk",
+    "ray.dashboard.modules.job.sdk",
+    "ray._private.runtime_env.packaging",
+)
 _NODES = 10_000  # the most that the dashboard lists at a time
 
 
@@ -101,11 +105,19 @@ def calling(url: str) -> Generator[None]:
 
 
 def num_nodes(server: JobServer) -> int:
-    """Nodes of the cluster that are alive."""
+    """Nodes of the cluster that are alive.
+
+    Raises:
+        RunError: the cluster did not answer, or could not tell.
+    """
     from ray.util.state import list_nodes
+    from ray.util.state.exception import RayStateApiException
 
     with calling(server.url), _address_as_given():
-        return len(list_nodes(server.url, filters=[("state", "=", "ALIVE")], limit=_NODES))
+        try:
+            return len(list_nodes(server.url, filters=[("state", "=", "ALIVE")], limit=_NODES))
+        except RayStateApiException as error:
+            raise RunError(f"the cluster at {server.url} cannot list its nodes: {_brief(error)}") from error
 
 
 def _dashboard(address: str) -> str:

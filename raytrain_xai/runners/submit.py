@@ -29,7 +29,7 @@ STOP_WAIT_S = 600
 
 _PROGRAM = ("python", "-m", "raytrain_xai")
 _PASSED_ON = ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_REGION", "AWS_DEFAULT_REGION")  # names, never secrets
-_NO_PROGRAM = ("python", "-m", "raytrain_xai")
+_NO_PROGRAM = 127  # what a shell answers when there is no such command
 
 
 @dataclass(frozen=True)
