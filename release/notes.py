@@ -1,8 +1,8 @@
 """``python -m release.notes VERSION --key KEY FILE...``: release notes with the checksums of its files, signed.
 
 The notes are the section of the changelog and one line per file as ``sha256sum`` writes it, so one signature covers
-what changed and what is shipped. Signed with ``ssh-keygen``, which needs no network and no service; how to check is written
-into the notes.
+what changed and what is shipped. Signed with ``ssh-keygen``, which needs no network and no service; how to check is
+written into the notes.
 """
 
 from __future__ import annotations
