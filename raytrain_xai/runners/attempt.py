@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from contextlib import suppress
 from dataclasses import dataclass
 
 from raytrain_xai.checkpoint import (
@@ -17,6 +18,7 @@ from raytrain_xai.checkpoint import (
     write_checkpoint,
 )
 from raytrain_xai.config import AnyRunConfig
+from raytrain_xai.errors import DataError
 from raytrain_xai.run_folder import CHECKPOINTS, Attempt, claim_attempt, last_claim, run_location
 from raytrain_xai.runners.collective import broadcast_json
 from raytrain_xai.runners.history import Position
@@ -84,9 +86,18 @@ def commit(tracker: Tracker, content: Checkpoint) -> None:
 
     Raises:
         RunError: a newer attempt owns the run.
+        DataError: the checkpoint cannot be written; those before it are as they were.
     """
     tracker.flush()  # the log never lags behind a checkpoint that continues it
-    write_checkpoint(tracker.attempt.run.child(CHECKPOINTS), content, tracker.attempt.check)
+    folder = tracker.attempt.run.child(CHECKPOINTS)
+    try:
+        write_checkpoint(folder, content, tracker.attempt.check)
+    except DataError:
+        if folder.is_local:  # a full disk: nobody can use a part, and the last lines of the log need its room
+            with suppress(DataError):
+                tracker.attempt.check()
+                delete_checkpoint(folder.child(checkpoint_name(content.step)))
+        raise
 
 
 def prune(tracker: Tracker, step: int, keep: int, protected: Collection[int]) -> None:

@@ -6,16 +6,16 @@ Resuming is bitwise because nothing random has a state: whatever a step draws is
 from __future__ import annotations
 
 from collections.abc import Generator, Iterable, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext, suppress
 from typing import Any, NoReturn, Protocol, TypeVar
 
 from raytrain_xai.config import AnyRunConfig
-from raytrain_xai.errors import RelocatedError, StoppedError
+from raytrain_xai.errors import RelocatedError, StoppedError, XaiError
 from raytrain_xai.run_folder import METRICS, Attempt, run_location, write_json
 from raytrain_xai.runners.collective import broadcast_json
 from raytrain_xai.runners.history import Evaluated, Position
 from raytrain_xai.runners.stop import Listener
-from raytrain_xai.runners.tracking import Tracker
+from raytrain_xai.runners.tracking import Tracker, storing
 from raytrain_xai.runners.worker import Halt, Worker
 
 T = TypeVar("T")
@@ -74,7 +74,7 @@ def train_epochs(learner: Learner[Any], tracker: Tracker | None, position: Posit
         is_evaluated = position.epoch % config.evaluation.every_epochs == 0 or position.epoch == config.epochs
         if is_evaluated:
             position = _evaluate(learner, tracker, position)
-        learner.save(tracker, position)
+        _save(learner, tracker, position)
         if is_evaluated:  # after saving: whoever is told of an evaluation may end the process, or branch from there
             learner.worker.report({**position.history[-1].val, "epoch": position.epoch, "step": position.step})
         halt = listener.asked(position.step, now=True)  # an evaluation may take long
@@ -95,18 +95,21 @@ def tracked(tracker: Tracker | None) -> Generator[None]:
         raise
     finally:
         if tracker is not None:
-            tracker.close(status)
+            # what ended the run is what its owner should read, not that a full disk takes no last line either
+            with nullcontext() if status == "FINISHED" else suppress(XaiError):
+                tracker.close(status)
 
 
 def conclude(tracker: Tracker | None, metrics: dict[str, Any]) -> dict[str, Any]:
     """Write ``metrics.json``, with which a run is finished.
 
     Raises:
-        RunError: a newer attempt owns the run.
+        RunError: a newer attempt owns the run, or it cannot be written.
     """
     if tracker is not None:
         tracker.attempt.check()
-        write_json(tracker.attempt.run.child(METRICS), metrics)
+        with storing(tracker.attempt.run):
+            write_json(tracker.attempt.run.child(METRICS), metrics)
     return metrics
 
 
@@ -125,10 +128,16 @@ def _epoch(learner: Learner[Any], tracker: Tracker | None, position: Position, l
         saves = every is not None and position.step % every == 0 and not is_last
         halt = listener.asked(position.step)
         if saves or halt is not None:
-            learner.save(tracker, position)
+            _save(learner, tracker, position)
         if halt is not None:
             _leave(learner, tracker, position, halt)
     return position
+
+
+def _save(learner: Learner[Any], tracker: Tracker | None, position: Position) -> None:
+    """Write a checkpoint; see :meth:`Learner.save`. What else the learner keeps beside it fails in the same words."""
+    with storing(run_location(learner.config)):
+        learner.save(tracker, position)
 
 
 def _leave(learner: Learner[Any], tracker: Tracker | None, position: Position, halt: Halt) -> NoReturn:
