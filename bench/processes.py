@@ -12,7 +12,12 @@ _USER, _SYSTEM = 11, 12  # places of the times in what follows the name of a pro
 
 def replica_pids() -> list[int]:
     """Replicas among the descendants of this process."""
-    return sorted(pid for pid in descendants(os.getpid()) if _command(pid).startswith(_REPLICA))
+    return pids_of(_REPLICA)
+
+
+def pids_of(title: bytes) -> list[int]:
+    """Actors of Ray among the descendants of this process, by the beginning of their title."""
+    return sorted(pid for pid in descendants(os.getpid()) if _command(pid).startswith(title))
 
 
 def descendants(ancestor: int) -> list[int]:

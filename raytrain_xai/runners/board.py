@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from raytrain_xai.runners.stop import StopRequest
 from raytrain_xai.runners.tracking import Publish, Record
@@ -95,7 +96,7 @@ def live_board(publish: Publish, stop: StopRequest | None = None) -> Generator[A
         publish: called in that thread with every record.
         stop: handed on to the board.
     """
-    board: Any = ray.remote(ProgressBoard).options(num_cpus=0).remote()
+    board: Any = ray.remote(ProgressBoard).options(**_lasting()).remote()
     done = threading.Event()
 
     def poll() -> None:
@@ -117,6 +118,13 @@ def live_board(publish: Publish, stop: StopRequest | None = None) -> Generator[A
         finally:
             done.set()
         polling.result()
+
+
+def _lasting() -> dict[str, Any]:
+    """Options of an actor that outlives lost machines: on the node of the driver, and started again if it is killed."""
+    here = ray.get_runtime_context().get_node_id()
+    there = NodeAffinitySchedulingStrategy(here, soft=False)
+    return {"num_cpus": 0, "scheduling_strategy": there, "max_restarts": -1, "max_task_retries": -1}
 
 
 def event(name: str, message: str) -> Record:

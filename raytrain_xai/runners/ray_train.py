@@ -17,6 +17,7 @@ import ray
 import ray.train
 import ray.train.torch
 import torch
+from ray.exceptions import RayError
 from ray.train import ControllerError, TrainingFailedError, WorkerGroupError
 
 from raytrain_xai.config import AnyRunConfig, parse_job
@@ -50,7 +51,7 @@ def run_on_ray(config: AnyRunConfig, work: Work, launch: Launch) -> dict[str, An
     Raises:
         StoppedError: ``launch.stop`` asked.
         RunError: the workers crashed more often than ``resources.max_failures``, there was no room for them in
-            ``resources.capacity_deadline_s``, or a run error of the loop.
+            ``resources.capacity_deadline_s``, the cluster is gone, or a run error of the loop.
         DataError, CheckpointError: from a worker.
     """
     with (
@@ -76,6 +77,11 @@ def run_on_ray(config: AnyRunConfig, work: Work, launch: Launch) -> dict[str, An
             metrics = _fit(trainer, launch.stop).return_value
         except TrainingFailedError as error:
             raise error_to_show(error, config) from error
+        except RayError as error:  # Ray's controller of the run is gone, and with it all workers
+            raise RunError(
+                f"lost the Ray cluster, or the machine that runs this on it ({_brief(error)}); when there is a cluster "
+                f"again, continue with `raytrain-xai resume {run_location(config).uri}`"
+            ) from error
         except SystemExit as error:  # Ray's answer to Ctrl-C, with exit code 0
             raise KeyboardInterrupt from error
         assert metrics is not None, "worker 0 returns the metrics"
