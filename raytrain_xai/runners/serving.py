@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import os
 import signal
 import socket
 import threading
@@ -24,6 +25,9 @@ if TYPE_CHECKING:
 APPLICATION = "raytrain-xai"
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 _KEEP_ALIVE_S = 90
+_PROXY_CHECKS = ("RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S", "1")
+"""A proxy is replaced after three checks without an answer: 3 s instead of 30 in which nobody is served. Serve's
+controller reads it where it starts, so an existing cluster has to be given it with its nodes."""
 
 logger = logging.getLogger(__name__)
 
@@ -85,6 +89,7 @@ def deployed(settings: ServeSettings, front: Front, replica_class: type[Any] | N
     replica = settings.replica
     each = ResourcesConfig(cpus_per_worker=max(1, math.ceil(replica.num_cpus)), gpus_per_worker=replica.num_gpus)
     _check_port(front)
+    os.environ.setdefault(*_PROXY_CHECKS)
     with connected(_Replicas(replica.max_replicas, each), front.address, debug=front.debug):
         from ray import serve
         from ray.serve.config import HTTPOptions
