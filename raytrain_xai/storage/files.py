@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import os
+import threading
 import uuid
 from collections.abc import Generator, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -101,11 +102,7 @@ def write_bytes(at: Location, data: bytes) -> None:
             _replace_local(Path(at.path), data)
         return
 
-    def put() -> None:
-        with at.filesystem.open_output_stream(at.path) as stream:
-            stream.write(data)
-
-    performed(at, "write", put)
+    performed(at, "write", lambda: _put(at, data))
 
 
 def write_files(at: Location, files: Iterable[tuple[str, bytes]]) -> None:
@@ -137,6 +134,24 @@ def sync_folder(path: Path) -> None:
         os.fsync(folder)
     finally:
         os.close(folder)
+
+
+def _put(at: Location, data: bytes) -> None:
+    """Write one object, in a thread that signals do not interrupt.
+
+    An exception that a signal raises (Ctrl-C) between opening and writing would have the client close the stream, and
+    so replace the object by an empty one.
+    """
+
+    def put() -> None:
+        with at.filesystem.open_output_stream(at.path) as stream:
+            stream.write(data)
+
+    if threading.current_thread() is not threading.main_thread():
+        put()
+        return
+    with ThreadPoolExecutor(1) as pool:  # its end waits for the write
+        pool.submit(put).result()
 
 
 def _replace_local(target: Path, data: bytes) -> None:

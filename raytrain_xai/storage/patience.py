@@ -90,7 +90,7 @@ def retried(action: str, uri: str, work: Callable[[], _Result]) -> _Result:
                 raise DataError(
                     f"cannot {action} {uri}: gave up after {attempt} attempts of up to {REQUESTS} requests in "
                     f"{passed:.1f} s; the last one: {one_line(error)}; check the address and that the storage is "
-                    f"up, then start again ({WAIT}={limit:g} says how long it is waited for)"
+                    f"up ({WAIT}={limit:g} says how long it is waited for)"
                 ) from error
             say = logger.warning if attempt == 1 else logger.info
             say("cannot %s %s yet, trying again for up to %.0f s: %s", action, uri, limit - passed, one_line(error))

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-import contextlib
 import signal
 import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import cast
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from faulty_storage import Fault, FaultyStorage, at_random, faulty_storage
+from pyarrow import NativeFile, fs
 
 from raytrain_xai.errors import ConfigError, DataError
 from raytrain_xai.storage import (
@@ -166,36 +168,52 @@ def test_a_server_without_tls_is_not_waited_for(s3_server: str) -> None:
         read_bytes(locate(f"s3://bucket/x?endpoint_override={s3_server}"))
 
 
-@pytest.mark.parametrize("size", [10, 12 << 20])
-def test_a_signal_at_any_request_leaves_the_old_content_or_the_new(
-    proxy: FaultyStorage, place: Location, size: int
-) -> None:
-    """Small files are one request, large ones an upload in parts."""
+@pytest.fixture
+def raising_signal() -> Iterator[None]:
+    """SIGUSR1 raises :class:`Stopped` in the main thread, as Ctrl-C raises KeyboardInterrupt."""
 
     def stop(*_: object) -> None:
         raise Stopped
 
-    main, file = threading.main_thread().ident, place.child("file")
-    assert main is not None
     before = signal.signal(signal.SIGUSR1, stop)
-    try:
-        for request in range(4):
-            proxy.choose = lambda *_: None
-            write_bytes(file, b"old")
-            asked = len(proxy.seen)
+    yield
+    signal.signal(signal.SIGUSR1, before)
 
-            def choose(_method: str, _path: str, number: int, at: int = asked + request) -> Fault | None:
-                if number == at:
-                    signal.pthread_kill(main, signal.SIGUSR1)
-                return None
 
-            proxy.choose = choose
-            with contextlib.suppress(Stopped):
-                write_bytes(file, b"n" * size)
-            proxy.choose = lambda *_: None
-            assert read_bytes(file) in (b"old", b"n" * size), f"at request {request}"
-    finally:
-        signal.signal(signal.SIGUSR1, before)
+@pytest.mark.usefixtures("raising_signal")
+def test_a_signal_while_a_file_is_opened_leaves_no_empty_one(place: Location) -> None:
+    @dataclass(frozen=True)
+    class Interrupted:
+        real: fs.FileSystem
+
+        def open_output_stream(self, path: str) -> NativeFile:
+            stream = self.real.open_output_stream(path)
+            signal.raise_signal(signal.SIGUSR1)
+            return stream
+
+    file = place.child("file")
+    write_bytes(file, b"old")
+    with pytest.raises(Stopped):
+        write_bytes(replace(file, filesystem=cast(fs.FileSystem, Interrupted(file.filesystem))), b"new")
+    assert read_bytes(file) == b"new"
+
+
+@pytest.mark.usefixtures("raising_signal")
+@pytest.mark.parametrize("request_number", [0, 2])
+def test_a_signal_during_an_upload_in_parts(proxy: FaultyStorage, place: Location, request_number: int) -> None:
+    file, main = place.child("file"), threading.main_thread().ident
+    assert main is not None
+
+    def choose(_method: str, _path: str, number: int) -> Fault | None:
+        if number == request_number:
+            signal.pthread_kill(main, signal.SIGUSR1)
+        return None
+
+    proxy.choose = choose
+    with pytest.raises(Stopped):
+        write_bytes(file, b"n" * (12 << 20))
+    assert len(proxy.seen) >= 4  # begun, parts, ended
+    assert read_bytes(file) == b"n" * (12 << 20)
 
 
 @pytest.mark.parametrize("given", ["soon", "-1", "inf", "nan"])
