@@ -26,7 +26,7 @@ from raytrain_xai.runners.worker import Worker
 
 _PATIENCE_S = 120
 _PROCESSES = multiprocessing.get_context("forkserver")  # forks of a process that has torch: cheap
-_PROCESSES.set_forkserver_preload(["raytrain_xai.runners.train", "torchvision", "torchmetrics"])
+_PROCESSES.set_forkserver_preload(["raytrain_xai.runners.train", "torchvision"])
 
 
 @dataclass
