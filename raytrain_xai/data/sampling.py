@@ -140,7 +140,8 @@ class TrainingPlan:
         num_annotated, own = int(is_annotated.sum()), np.arange(self.parts + 1)
         # as many annotated ones as dealing one by one would give, and of all as many as each part has
         annotated = np.minimum(own, num_annotated % self.parts) + num_annotated // self.parts * own
-        others = num_annotated + len(members) // self.parts * own - annotated
+        all_of_them = np.minimum(own, len(members) % self.parts) + len(members) // self.parts * own
+        others = num_annotated + all_of_them - annotated
         return [
             np.concatenate([dealt[annotated[p] : annotated[p + 1]], dealt[others[p] : others[p + 1]]])
             for p in range(self.parts)
