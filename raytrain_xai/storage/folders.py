@@ -42,14 +42,15 @@ def list_tree(at: Location) -> dict[str, int]:
 
 
 def delete_tree(at: Location) -> None:
-    """Remove a file, or a folder with all below it; nothing happens when it is absent."""
+    """Remove a file, or a folder with all below it; nothing happens when it is absent. Several may do so together."""
 
     def delete() -> None:
-        kind = at.filesystem.get_file_info(at.path).type
-        if kind == fs.FileType.Directory:
-            at.filesystem.delete_dir(at.path)
-        elif kind != fs.FileType.NotFound:
-            at.filesystem.delete_file(at.path)
+        while (kind := at.filesystem.get_file_info(at.path).type) != fs.FileType.NotFound:
+            with contextlib.suppress(FileNotFoundError):  # of what another process deletes at the same time
+                if kind == fs.FileType.Directory:
+                    at.filesystem.delete_dir(at.path)
+                else:
+                    at.filesystem.delete_file(at.path)
 
     performed(at, "delete", delete)
 

@@ -24,7 +24,7 @@ from raytrain_xai.runners import loop
 from raytrain_xai.runners.train import Launch, resume_run, start_run
 from raytrain_xai.runners.worker import Worker
 
-_PATIENCE_S = 120
+_PATIENCE_S = 240
 _PROCESSES = multiprocessing.get_context("forkserver")  # forks of a process that has torch: cheap
 _PROCESSES.set_forkserver_preload(["raytrain_xai.runners.train", "torchvision"])
 
