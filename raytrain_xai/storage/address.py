@@ -113,6 +113,7 @@ def connect(address: S3Address, uri: str) -> fs.S3FileSystem:
             force_virtual_addressing=address.virtual_hosts,
             # A small file is one request instead of three, and what was not written yet is not there at all.
             allow_delayed_open=True,
+            # Not among what travels to other processes, where a client gets pyarrow's default: this one, of 3 requests.
             retry_strategy=fs.AwsStandardS3RetryStrategy(max_attempts=REQUESTS),
             **({} if address.ca_file is None else {"tls_ca_file_path": address.ca_file}),
         )

@@ -9,7 +9,7 @@ from __future__ import annotations
 import mimetypes
 import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from pyarrow import fs
@@ -74,11 +74,12 @@ def walk(at: Location) -> Iterator[tuple[str, int]]:
         ConfigError: boto3 is not installed.
     """
     address, client = _client(at)
-    request = {"Bucket": address.bucket, "Prefix": f"{address.key}/" if address.key else "", "MaxKeys": _PAGE}
+    prefix = f"{address.key}/" if address.key else ""
+    request: dict[str, Any] = {"Bucket": address.bucket, "Prefix": prefix, "MaxKeys": _PAGE}
     while True:
         page = performed(at, "list", _answering(client.list_objects_v2, request))
         for entry in page.get("Contents", ()):
-            name = entry["Key"][len(request["Prefix"]) :]
+            name = entry["Key"][len(prefix) :]
             if name and not name.endswith("/"):  # objects of that name stand for empty folders
                 yield name, entry["Size"]
         if not page.get("IsTruncated"):
@@ -94,14 +95,15 @@ def unfinished_uploads(at: Location, older_than_s: float) -> Iterator[Upload]:
         ConfigError: boto3 is not installed.
     """
     address, client = _client(at)
-    request = {"Bucket": address.bucket, "Prefix": f"{address.key}/" if address.key else ""}
+    prefix = f"{address.key}/" if address.key else ""
+    request: dict[str, Any] = {"Bucket": address.bucket, "Prefix": prefix}
     newest = time.time() - older_than_s
     while True:
         page = performed(at, "list the uploads of", _answering(client.list_multipart_uploads, request))
         for entry in page.get("Uploads", ()):
             begun = entry["Initiated"].timestamp()
             if begun <= newest:
-                yield Upload(entry["Key"][len(request["Prefix"]) :], entry["UploadId"], begun)
+                yield Upload(entry["Key"][len(prefix) :], entry["UploadId"], begun)
         if not page.get("IsTruncated"):
             return
         request |= {"KeyMarker": page["NextKeyMarker"], "UploadIdMarker": page["NextUploadIdMarker"]}
@@ -130,7 +132,7 @@ def _client(at: Location) -> tuple[S3Address, Any]:
         from botocore.config import Config
     except ImportError as error:
         raise ConfigError("this needs boto3, which is not installed; pip install 'raytrain-xai[s3]'") from error
-    address = parse_s3(at.uri)
+    address = replace(parse_s3(at.uri), path=at.path)  # names of files may hold what means something in an address
     assert isinstance(at.filesystem, fs.S3FileSystem)
     style = "virtual" if address.virtual_hosts or address.endpoint is None else "path"
     config = Config(

@@ -90,7 +90,7 @@ def test_pages_are_the_listing(proxy: FaultyStorage, s3_server: str, monkeypatch
     monkeypatch.setattr("raytrain_xai.storage.bucket.REQUESTS", 1)
     monkeypatch.setattr("raytrain_xai.storage.bucket._PAGE", 5)
     at = locate(f"s3://bucket/pages?endpoint_override={proxy.address}&scheme=http")
-    contents = ((f"{n // 8}/é{n:04d}.{'png' if n % 2 else 'txt'}", b"x" * (n % 7)) for n in range(23))
+    contents = ((f"{n // 8}/é%20{n:04d}.{'png' if n % 2 else 'txt'}", b"x" * (n % 7)) for n in range(23))
     write_files(at, contents)
     expected = list_tree(at)
     assert len(expected) == 23
