@@ -5,17 +5,15 @@ from __future__ import annotations
 import logging
 import math
 import os
-import secrets
 import shutil
 import socket
-import sys
 import tempfile
 from collections.abc import Generator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Protocol
 
 from raytrain_xai.errors import ConfigError, RunError
+from raytrain_xai.runners.protection import import_ray, on_loopback
 from raytrain_xai.sections import ResourcesConfig
 
 _OBJECT_STORE_BYTES = 80 << 20  # nothing large travels through it; containers often have 64 MiB of shared memory
@@ -27,8 +25,6 @@ _TRAIN_SETTINGS = {
     # elastic run would wait that long for it, and every run as long before it hears that it is to stop.
     "WORKER_GROUP_START_TIMEOUT_S": "10",
 }
-_TOKEN = "RAY_AUTH_TOKEN"
-_TOKEN_SOURCES = (_TOKEN, "RAY_AUTH_TOKEN_PATH")
 
 logger = logging.getLogger(__name__)
 
@@ -55,15 +51,15 @@ def connected(demand: Demand, address: str, *, debug: bool) -> Generator[None]:
         debug: show what workers print and log.
 
     Raises:
-        ConfigError: a local machine without enough GPUs.
+        ConfigError: a local machine without enough GPUs, or an environment in which Ray is not safe.
         RunError: the cluster cannot be reached.
     """
-    _protect_local() if address == "local" else _follow_cluster()
     _check_reachable(address)
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     for name, value in _TRAIN_SETTINGS.items():
         os.environ.setdefault(f"RAY_TRAIN_{name}", value)
-    import ray  # only now: the settings above are read at import
+    import_ray(address)  # only now: the settings above are read at import
+    import ray
 
     if ray.is_initialized():
         yield
@@ -94,15 +90,16 @@ def _local_cluster(demand: Demand, *, debug: bool) -> Generator[None]:
         logger.warning("%d CPUs are asked for on a machine with %d; workers share them", needed, available)
     folder = tempfile.mkdtemp(prefix="rx-")  # short: socket paths below it are limited to about 107 characters
     try:
-        ray.init(
-            address="local",
-            num_cpus=max(needed, available),
-            object_store_memory=_OBJECT_STORE_BYTES,
-            include_dashboard=False,
-            log_to_driver=debug,
-            logging_level=logging.WARNING,
-            _temp_dir=folder,
-        )
+        with on_loopback():
+            ray.init(
+                address="local",
+                num_cpus=max(needed, available),
+                object_store_memory=_OBJECT_STORE_BYTES,
+                include_dashboard=False,
+                log_to_driver=debug,
+                logging_level=logging.WARNING,
+                _temp_dir=folder,
+            )
         try:
             _check_gpus(demand)
             yield
@@ -132,27 +129,6 @@ def _check_reachable(address: str) -> None:
         raise RunError(
             f"no Ray cluster at {address}: {error}; check host, port and that the head is running"
         ) from error
-
-
-def _protect_local() -> None:
-    """Token authentication for a cluster of this process only: a fresh token, in the environment and nowhere else.
-
-    Ray's ports are reachable from the network, and whoever may talk to them runs code. A mode or token that the user
-    set is respected. Left alone, Ray would write a token into the home directory.
-
-    Ray reads the mode when it is imported and the token once; so both stay for the life of this process, and where
-    the caller imported Ray already, the mode is left to ``ray.init``, which turns authentication on by itself.
-    """
-    if "ray" not in sys.modules:
-        os.environ.setdefault("RAY_AUTH_MODE", "token")
-    if os.environ.get("RAY_AUTH_MODE", "token") == "token" and not any(name in os.environ for name in _TOKEN_SOURCES):
-        os.environ[_TOKEN] = secrets.token_hex(32)
-
-
-def _follow_cluster() -> None:
-    """Joining a cluster never switches token authentication on by itself; do so when there is a token."""
-    has_token = any(name in os.environ for name in _TOKEN_SOURCES) or (Path.home() / ".ray" / "auth_token").is_file()
-    os.environ.setdefault("RAY_AUTH_MODE", "token" if has_token else "disabled")
 
 
 def _check_gpus(demand: Demand) -> None:
