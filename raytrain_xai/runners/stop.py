@@ -15,7 +15,9 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from types import FrameType
 
-from raytrain_xai.runners.collective import broadcast_json, is_distributed
+import torch
+
+from raytrain_xai.runners.collective import broadcast_json, broadcast_tensors, is_distributed
 from raytrain_xai.runners.worker import Halt, Worker
 
 _INTERVAL_S = 0.5
@@ -65,7 +67,7 @@ class StopRequest:
 class Listener:
     """Asks now and then whether the workers are to leave; all of them hear the same at the same step.
 
-    Its cost is that of two small broadcasts every half second; alone, a worker asks at every step.
+    Its cost is that of a small broadcast every half second; alone, a worker asks at every step.
     """
 
     def __init__(self, worker: Worker, step: int) -> None:
@@ -84,14 +86,19 @@ class Listener:
             return self._worker.asked()
         if step < self._due and not now:
             return None
-        answer = broadcast_json(self._answer(step) if self._worker.rank == 0 else None, self._worker.device)
-        self._due = step + answer["ahead"]
-        return Halt(**answer["halt"]) if answer["halt"] is not None else None
+        halt = self._worker.asked() if self._worker.rank == 0 else None
+        told = torch.tensor([self._steps_ahead(step), halt is not None], device=self._worker.device)
+        broadcast_tensors([told])
+        ahead, is_asked = told.tolist()
+        self._due = step + ahead
+        if not is_asked:
+            return None
+        return Halt(**broadcast_json(None if halt is None else asdict(halt), self._worker.device))
 
-    def _answer(self, step: int) -> dict[str, object]:
-        """What worker 0 tells: the request, and in how many steps to ask again."""
-        elapsed, halt = time.monotonic() - self._last_time, self._worker.asked()
-        pace = (step - self._last_step) * _INTERVAL_S / max(elapsed, 1e-6)
+    def _steps_ahead(self, step: int) -> int:
+        """In how many steps to ask again; only the answer of worker 0 counts."""
+        now = time.monotonic()
+        pace = (step - self._last_step) * _INTERVAL_S / max(now - self._last_time, 1e-6)
         self._ahead = max(1, min(round(pace), 2 * self._ahead))  # a few quick steps are no promise for the next ones
-        self._last_step, self._last_time = step, time.monotonic()
-        return {"halt": None if halt is None else asdict(halt), "ahead": self._ahead}
+        self._last_step, self._last_time = step, now
+        return self._ahead

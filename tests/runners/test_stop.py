@@ -103,20 +103,16 @@ def test_the_second_signal_does_not_wait() -> None:
 
 def test_workers_ask_twice_a_second_at_steps_that_all_of_them_know(monkeypatch: pytest.MonkeyPatch) -> None:
     now, asked = 0.0, 0
-    said: list[Any] = []
+    said: list[list[int]] = []
 
     def answer() -> Halt | None:
         nonlocal asked
         asked += 1
         return None
 
-    def broadcast(value: Any, device: torch.device) -> Any:  # noqa: ARG001 - as the real one
-        said.append(json.loads(json.dumps(value)))
-        return said[-1]
-
     monkeypatch.setattr(stop.time, "monotonic", lambda: now)
     monkeypatch.setattr(stop, "is_distributed", lambda: True)
-    monkeypatch.setattr(stop, "broadcast_json", broadcast)
+    monkeypatch.setattr(stop, "broadcast_tensors", lambda tensors: said.extend(t.tolist() for t in tensors))
     listener = Listener(Worker(0, 2, torch.device("cpu"), [].append, [].append, answer), 0)
     at: list[int] = []
     for step in range(1, 101):
@@ -132,9 +128,12 @@ def test_workers_ask_twice_a_second_at_steps_that_all_of_them_know(monkeypatch: 
 
 
 def test_workers_hear_what_worker_0_was_asked(monkeypatch: pytest.MonkeyPatch) -> None:
-    told = {"halt": {"kind": "preemption", "reason": "node 1 goes", "exit_code": 143}, "ahead": 1}
+    told = {"kind": "preemption", "reason": "node 1 goes", "exit_code": 143}
     monkeypatch.setattr(stop, "is_distributed", lambda: True)
+    monkeypatch.setattr(stop, "broadcast_tensors", lambda tensors: tensors[0].copy_(torch.tensor([3, 1])))
     monkeypatch.setattr(stop, "broadcast_json", lambda value, _: told if value is None else pytest.fail("not worker 0"))
     listener = Listener(Worker(1, 2, torch.device("cpu"), [].append, [].append), 5)
     assert listener.asked(5) is None
     assert listener.asked(6) == Halt("preemption", "node 1 goes")
+    assert listener.asked(8) is None, "worker 0 said: in three steps"
+    assert listener.asked(9) is not None
