@@ -1,6 +1,7 @@
 """What the index of a data set costs every worker before its first image, and what breaks first as it grows.
 
-The constants were measured with ``python -m bench.many_rows`` (one core, files in the page cache).
+The constants were measured with ``python -m bench.many_rows``: 10 million rows against 1 million, one core, files in
+the page cache.
 """
 
 from __future__ import annotations
@@ -10,13 +11,14 @@ from dataclasses import dataclass
 
 from raytrain_xai.scaling_config import IndexValues
 
-_MANIFEST_BYTES = 210  # of a shard, as JSON
-_PARSED_BYTES = 1350  # of a shard, once read
+_MANIFEST_BYTES = 190  # of a shard, as JSON
+_PARSED_BYTES = 660  # of a shard, once read
 _ROW_BYTES = 64 - 24  # of a row without its box: size, group, offsets and label
 _BOX_BYTES = 24
 _ID_OFFSET_BYTES = 4
-_ORDER_BYTES = 9  # of a row: its place in the epoch, and whether it is annotated
-_OPEN_S = 2.0e-6  # of a row: its annotations read, decoded and laid out
+_PIECES_BYTES = 70  # of a row: measured beyond what the columns hold; freed pieces that the allocator keeps
+_PEAK_BYTES = 90  # of a row while the columns are laid out; the order of an epoch takes less, and comes later
+_OPEN_S = 3.2e-6  # of a row: its annotations read, decoded and laid out
 _REQUESTS, _REQUEST_S = 16, 0.03  # at once, and of each; footer and columns take three after one another
 _ROUND_TRIPS = 3
 _RECORD_BYTES = 970  # of an image in ``data prepare``
@@ -31,7 +33,7 @@ class IndexCost:
     Attributes:
         files: shards.
         manifest_bytes: of ``manifest.json``.
-        worker_bytes, node_bytes: memory of annotations, order and manifest, of a worker and of all on a node.
+        worker_bytes, node_bytes: most memory of annotations and manifest, of a worker and of all on a node.
         open_s, open_remote_s: until the first image, from a local disk and from S3.
         prepare_bytes: memory of ``data prepare``.
         advice: what to set where one of them is too large.
@@ -50,8 +52,8 @@ class IndexCost:
 def index_cost(index: IndexValues, workers_per_node: int) -> IndexCost:
     """Sizes and times of the index of ``index.images`` images."""
     files = math.ceil(index.images / index.shard_rows)
-    row = _ROW_BYTES + _BOX_BYTES * index.boxes_per_image + _ID_OFFSET_BYTES + index.id_bytes + _ORDER_BYTES
-    worker = round(index.images * row + files * _PARSED_BYTES)
+    columns = _ROW_BYTES + _BOX_BYTES * index.boxes_per_image + _ID_OFFSET_BYTES + index.id_bytes
+    worker = round(index.images * (columns + _PIECES_BYTES + _PEAK_BYTES) + files * _PARSED_BYTES)
     open_s = index.images * _OPEN_S
     remote_s = max(open_s, files * _ROUND_TRIPS * _REQUEST_S / _REQUESTS)
     prepare = index.images * _RECORD_BYTES
