@@ -23,7 +23,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
-from bench.scenario import random_batch
+from bench.scenario import random_batch, settle_norms
 from bench.timing import Options, Result, relative_error
 from raytrain_xai.concepts.sae import TopKSae
 from raytrain_xai.concepts.step import StepSettings, sae_step
@@ -39,6 +39,7 @@ PROCESSES, STEPS, TARGET = 2, 2, 0.9
 SIZE, NUM_IMAGES, NUM_CLASSES = 112, 8, 20
 DIM, LATENTS, K, VECTORS = 512, 4096, 32, 2048
 _MESSAGE = 16 << 20  # floats, to measure the rate of an all-reduce
+_WAIT_S = 1800
 Step = Callable[[bool], Tensor]  # together or alone -> gradients, flat
 
 
@@ -95,10 +96,10 @@ def _measure(name: str, rounds: int) -> list[Measured]:
     results = context.Queue()
     with TemporaryDirectory(prefix="sc-") as folder:
         arguments = [(rank, name, rounds, str(Path(folder, "store")), results) for rank in range(PROCESSES)]
-        workers = [context.Process(target=_process, args=arguments[rank]) for rank in range(PROCESSES)]
+        workers = [context.Process(target=_process, args=arguments[rank], daemon=True) for rank in range(PROCESSES)]
         for worker in workers:
             worker.start()
-        found = dict(results.get(timeout=600) for _ in workers)
+        found = dict(results.get(timeout=_WAIT_S) for _ in workers)
         for worker in workers:
             worker.join()
     return [found[rank] for rank in range(PROCESSES)]
@@ -148,13 +149,15 @@ def _reduce_rate() -> float:
 
 
 def _guided(rank: int) -> Step:
-    network = build_network("bcos_resnet18", NUM_CLASSES, norm_statistics="local").train()
+    network = build_network("bcos_resnet18", NUM_CLASSES, norm_statistics="batch")
     batch = random_batch(
         NUM_IMAGES, SIZE, NUM_CLASSES, num_pairs=12, num_annotated=NUM_IMAGES, device=torch.device("cpu")
     )
     images = (batch.images.int() + 37 * rank) % 256  # others on each rank
     batch = replace(batch, images=images.to(torch.uint8))
-    objective = GuidanceObjective(network, GuidanceConfig(loss="energy", weight=0.1, layer="Input"), 0)
+    settle_norms(network, batch.images)  # by both together; from here on stored statistics, so that one can step alone
+    guidance = GuidanceConfig(loss="energy", weight=0.1, layer="Input", reduction="mean")
+    objective = GuidanceObjective(network, guidance, 0)
     joined = DistributedDataParallel(objective, gradient_as_bucket_view=True)
     both = replace(batch, step_size=PROCESSES * NUM_IMAGES, step_annotated=PROCESSES * NUM_IMAGES)
 
