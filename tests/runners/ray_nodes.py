@@ -59,9 +59,9 @@ class Nodes:
     folder: Path
     workers: list[Node] = field(default_factory=list)
 
-    def add(self, num_cpus: int = 1) -> Node:
+    def add(self, num_cpus: int = 1, *own: str) -> Node:
         """One more machine; it has joined when this returns or soon after."""
-        node = _start(["--address", self.address, "--num-cpus", str(num_cpus)], self.env, self.folder)
+        node = _start(["--address", self.address, "--num-cpus", str(num_cpus), *own], self.env, self.folder)
         self.workers.append(node)
         return node
 
