@@ -99,7 +99,7 @@ def test_a_run_shows_no_secret_and_listens_on_loopback(
 def test_a_service_keeps_its_keys_and_listens_where_it_was_told(concept_runs: dict[str, str], scratch: Path) -> None:
     keys = scratch / "keys.jsonl"
     made = subprocess.run(
-        [sys.executable, "-m", "raytrain_xai", "serve-keys", "add", str(keys), "ann"],
+        [sys.executable, "-m", "raytrain_xai", "serve-keys", "add", str(keys), "ann", "--role", "predict"],
         capture_output=True, text=True, check=True, timeout=120,
     )  # fmt: skip
     key = made.stdout.strip()
