@@ -28,7 +28,10 @@ class Driver:
         """The first line from here on that ``pattern`` is found in."""
         deadline = time.monotonic() + _PATIENCE_S
         while True:
-            line = self._queue.get(timeout=max(0.0, deadline - time.monotonic()))
+            try:
+                line = self._queue.get(timeout=max(0.0, deadline - time.monotonic()))
+            except queue.Empty:
+                raise AssertionError(f"{pattern!r} did not come: {self.lines}") from None
             assert line is not None, f"ended without {pattern!r}: {self.lines}"
             self.lines.append(line)
             if re.search(pattern, line):
