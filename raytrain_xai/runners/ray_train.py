@@ -10,6 +10,7 @@ import tempfile
 import threading
 import uuid
 from concurrent.futures import Future
+from contextlib import nullcontext
 from functools import partial
 from typing import Any
 
@@ -26,7 +27,6 @@ from raytrain_xai.run_folder import CONFIG, run_location
 from raytrain_xai.runners.board import RemoteRequest, event, live_board, send
 from raytrain_xai.runners.cluster import shortage
 from raytrain_xai.runners.job import Launch
-from raytrain_xai.runners.stop import StopRequest
 from raytrain_xai.runners.supervision import StopOnOwnErrors, Supervisor
 from raytrain_xai.runners.worker import Work, Worker
 from raytrain_xai.storage import exists
@@ -57,6 +57,7 @@ def run_on_ray(config: AnyRunConfig, work: Work, launch: Launch) -> dict[str, An
     with (
         tempfile.TemporaryDirectory(prefix="rx-") as ray_storage,
         live_board(launch.publish, launch.stop) as board,
+        nullcontext() if launch.stop is None else launch.stop.at_signals(),
     ):
         lack = shortage(config)
         if lack is not None:
@@ -74,7 +75,7 @@ def run_on_ray(config: AnyRunConfig, work: Work, launch: Launch) -> dict[str, An
             ),
         )
         try:
-            metrics = _fit(trainer, launch.stop).return_value
+            metrics = (trainer.fit() if launch.stop is None else _fit_in_thread(trainer)).return_value
         except TrainingFailedError as error:
             raise error_to_show(error, config) from error
         except RayError as error:  # Ray's controller of the run is gone, and with it all workers
@@ -88,10 +89,8 @@ def run_on_ray(config: AnyRunConfig, work: Work, launch: Launch) -> dict[str, An
         return metrics
 
 
-def _fit(trainer: Any, stop: StopRequest | None) -> Any:
-    """The result of the trainer; with ``stop`` in a thread, where Ray does not take over the signals."""
-    if stop is None:
-        return trainer.fit()
+def _fit_in_thread(trainer: Any) -> Any:
+    """The result of the trainer; in a thread, where Ray does not take over the signals."""
     result: Future[Any] = Future()
 
     def fit() -> None:
@@ -101,8 +100,7 @@ def _fit(trainer: Any, stop: StopRequest | None) -> Any:
             result.set_exception(error)
 
     threading.Thread(target=fit, name="fit", daemon=True).start()  # a second signal does not wait for it
-    with stop.at_signals():
-        return result.result()
+    return result.result()
 
 
 def _scaling(config: AnyRunConfig) -> ray.train.ScalingConfig:

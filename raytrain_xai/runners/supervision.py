@@ -10,11 +10,12 @@ The states of the controller have no public interface (Ray 2.60): :class:`Superv
 from __future__ import annotations
 
 import time
+from contextlib import suppress
 from typing import Any
 
 import ray
 import ray.train
-from ray.train.v2._internal.execution.callback import ControllerCallback
+from ray.train.v2._internal.execution.callback import ControllerCallback, WorkerGroupCallback
 from ray.train.v2._internal.execution.controller.state import PreemptingState, ResizingState, RunningState
 
 from raytrain_xai.config import AnyRunConfig
@@ -44,13 +45,18 @@ class StopOnOwnErrors(ray.train.UserCallback):
             raise ray.train.PreemptionError(ray.train.PreemptionInfo(deadline_ms=None, preempted_node_to_ranks={}))
 
 
-class Supervisor(ControllerCallback):
+class Supervisor(ControllerCallback, WorkerGroupCallback):
     """Follows the states of the controller; see the module. Picklable."""
 
     def __init__(self, config: AnyRunConfig, board: Any) -> None:
         self._config = config
         self._board = board
         self._waiting_since: float | None = None
+        self._group: Any = None
+
+    def after_worker_group_start(self, worker_group: Any) -> None:
+        """Remember the workers that are there now."""
+        self._group = worker_group
 
     def after_controller_state_update(self, previous_state: Any, current_state: Any) -> None:
         """Called at every step of the control loop, with equal states where it has nothing to do but wait.
@@ -75,10 +81,18 @@ class Supervisor(ControllerCallback):
                 time.sleep(_PAUSE_S)  # the loop would turn thousands of times a second
 
     def _make_room(self, num_workers: int) -> None:
-        """Ask the workers for a checkpoint; when this returns, Ray ends them."""
+        """Ask the workers for a checkpoint; when this returns, Ray ends them.
+
+        Raises:
+            XaiError: of a worker, meanwhile.
+        """
         self._board.ask.remote(Halt("resize", f"there is room for {num_workers} worker(s)"))
         deadline = time.monotonic() + _LEAVING_S
-        while time.monotonic() < deadline and not ray.get(self._board.has_left.remote()):
+        has_failed = False
+        while time.monotonic() < deadline and not has_failed and not ray.get(self._board.has_left.remote()):
+            with suppress(ray.train.PreemptionError):  # so StopOnOwnErrors calls it that they left
+                # a worker that reports an evaluation goes on when this is heard
+                has_failed = bool(self._group.poll_status(timeout=_PAUSE_S).errors)
             time.sleep(_PAUSE_S)
 
     def _wait(self) -> None:
