@@ -19,7 +19,8 @@ from pathlib import Path
 from bench.processes import descendants
 
 _OBJECT_STORE_BYTES = 80 << 20
-_PATIENCE_S = 120
+_PATIENCE_S = 180
+_LOG, _STARTED = "nodes.log", "Ray runtime started."
 _REPOSITORY = Path(__file__).resolve().parents[2]
 _SETTINGS = {
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -60,7 +61,7 @@ class Nodes:
     workers: list[Node] = field(default_factory=list)
 
     def add(self, num_cpus: int = 1, *own: str) -> Node:
-        """One more machine; it has joined when this returns or soon after."""
+        """One more machine; it joins some seconds later."""
         node = _start(["--address", self.address, "--num-cpus", str(num_cpus), *own], self.env, self.folder)
         self.workers.append(node)
         return node
@@ -82,9 +83,10 @@ def nodes(workers: int, dashboard: int | None = None, head_cpus: int = 0) -> Gen
     head += [] if dashboard is None else ["--dashboard-host", "127.0.0.1", "--dashboard-port", str(dashboard)]
     cluster = Nodes(f"127.0.0.1:{port}", env, _start([*head, "--temp-dir", str(folder)], env, folder), folder)
     try:
-        _wait_for_port(port, cluster.head)
+        _wait_until_started(cluster)
         for _ in range(workers):
             cluster.add()
+        _wait_until_started(cluster)
         yield cluster
     finally:
         for node in (*cluster.workers, cluster.head):
@@ -115,20 +117,19 @@ def kill_tree(process: subprocess.Popen[bytes]) -> None:
 def _start(arguments: list[str], env: dict[str, str], folder: Path) -> Node:
     command = [
         str(Path(sys.executable).parent / "ray"), "start", "--block", "--node-ip-address", "127.0.0.1",
-        "--object-store-memory", str(_OBJECT_STORE_BYTES), "--disable-usage-stats", *arguments,
+        "--object-store-memory", str(_OBJECT_STORE_BYTES), "--disable-usage-stats",
+        "--dashboard-agent-listen-port", str(free_port()),  # otherwise one port for all, and jobs find no agent
+        *arguments,
     ]  # fmt: skip
-    with (folder / "nodes.log").open("ab") as log:
+    with (folder / _LOG).open("ab") as log:
         return Node(subprocess.Popen(command, env=env, stdout=log, stderr=log, stdin=subprocess.DEVNULL))
 
 
-def _wait_for_port(port: int, node: Node) -> None:
+def _wait_until_started(cluster: Nodes) -> None:
+    """Until every machine says so: an open port of the head does not mean yet that one can join there."""
+    machines = (cluster.head, *cluster.workers)
     until = time.monotonic() + _PATIENCE_S
-    while time.monotonic() < until:
-        assert node.process.poll() is None, "the head ended"
-        try:
-            socket.create_connection(("127.0.0.1", port), timeout=5).close()
-        except OSError:
-            time.sleep(0.1)
-        else:
-            return
-    raise AssertionError(f"no head at port {port}")
+    while (log := (cluster.folder / _LOG).read_text(errors="replace")).count(_STARTED) < len(machines):
+        assert all(machine.process.poll() is None for machine in machines), f"a machine ended: {log}"
+        assert time.monotonic() < until, f"machines do not start: {log}"
+        time.sleep(0.1)

@@ -158,7 +158,9 @@ def test_ctrl_c_stops_a_job_at_a_checkpoint(shell: Shell) -> None:
     )
     log = shell.folder / "runs" / "long" / "metrics.jsonl"
     try:
-        wait_until(lambda: log.exists() and '"step"' in log.read_text(), "the run trains")
+        wait_until(
+            lambda: following.poll() is not None or (log.exists() and '"step"' in log.read_text()), "the run trains"
+        )
         following.send_signal(signal.SIGINT)
         output, _ = following.communicate(timeout=PATIENCE_S)
     finally:
