@@ -1,4 +1,4 @@
-"""What a cluster can give: whether a run fits at all, and how many trials of a sweep train at a time."""
+"""What a cluster can give to the trials of a sweep: whether one fits at all, and how many run at a time."""
 
 from __future__ import annotations
 
@@ -9,9 +9,8 @@ from typing import Any
 
 from raytrain_xai.config import AnyRunConfig
 from raytrain_xai.errors import ConfigError
-from raytrain_xai.runners.cluster import Demand, machine_cpus
+from raytrain_xai.runners.cluster import machine_cpus
 from raytrain_xai.runners.tasks import Crew
-from raytrain_xai.sections import ResourcesConfig
 
 DRIVER_CPUS = 0.1
 """Of a trial that only waits for its own workers. Not 0: a node without free CPUs should get no more of them."""
@@ -24,12 +23,10 @@ class Capacity:
     Attributes:
         total: of the whole cluster, grown as far as its autoscaler may.
         nodes: of every node, and of every kind of node that the autoscaler may add.
-        grows: by an autoscaler, which has limits; nodes that people start are not known before.
     """
 
     total: Mapping[str, float]
     nodes: Sequence[Mapping[str, float]]
-    grows: bool = False
 
 
 def crew_of_trials(run: AnyRunConfig, trials: int, address: str, *, debug: bool) -> Crew:
@@ -64,9 +61,15 @@ def trials_at_a_time(run: AnyRunConfig, capacity: Capacity, wanted: int | None) 
     Raises:
         ConfigError: not even one trial will ever fit, or one of its workers fits on no node.
     """
-    workers, need = max(run.workers, 1), _per_worker(run.resources)
+    workers, need = max(run.workers, 1), _per_worker(run)
     alone = {**need, "CPU": need["CPU"] + (DRIVER_CPUS / workers if run.workers else 0.0)}
-    _check_nodes(need, capacity)
+    for name, each in need.items():
+        largest = max((node.get(name, 0.0) for node in capacity.nodes), default=0.0)
+        if each > largest:
+            raise ConfigError(
+                f"a worker needs {each:g} {name} (resources.{name.lower()}s_per_worker), the largest node of this "
+                f"cluster has {largest:g}; set less, or use a cluster with larger nodes"
+            )
     for name, each in alone.items():
         most = capacity.total.get(name, 0.0)
         if each * workers > most:
@@ -76,36 +79,6 @@ def trials_at_a_time(run: AnyRunConfig, capacity: Capacity, wanted: int | None) 
             )
     room = min(math.floor(capacity.total[name] / (each * workers) + 1e-9) for name, each in alone.items())
     return min(wanted, room) if wanted is not None else room
-
-
-def check_growth(demand: Demand, capacity: Capacity) -> None:
-    """Refuse what would wait for ever for nodes that the autoscaler of a cluster may not add.
-
-    Raises:
-        ConfigError: too many workers for the cluster at its largest, or too large ones for its nodes.
-    """
-    if not capacity.grows:
-        return
-    workers, need = demand.resources.sizes(demand.workers)[0], _per_worker(demand.resources)
-    _check_nodes(need, capacity)
-    for name, each in need.items():
-        most = capacity.total.get(name, 0.0)
-        if each * workers > most:
-            raise ConfigError(
-                f"{workers} worker(s) need {each * workers:g} {name}, this cluster grows to {most:g} at most; set "
-                "fewer workers or less in resources, or let its autoscaler add more nodes"
-            )
-
-
-def _check_nodes(need: Mapping[str, float], capacity: Capacity) -> None:
-    """A worker lies on one node."""
-    for name, each in need.items():
-        largest = max((node.get(name, 0.0) for node in capacity.nodes), default=0.0)
-        if each > largest:
-            raise ConfigError(
-                f"a worker needs {each:g} {name} (resources.{name.lower()}s_per_worker), the largest node of this "
-                f"cluster has {largest:g}; set less, or use a cluster with larger nodes"
-            )
 
 
 def cluster_capacity() -> Capacity:
@@ -128,9 +101,9 @@ def _capacity() -> Capacity:
     config = state.get_cluster_config()
     kinds = [dict(group.resources) for group in config.node_group_configs] if config is not None else []
     total = {name: max(now.get(name, 0.0), float(most.get(name, 0.0))) for name in {*now, *most}}
-    return Capacity(total, [*nodes, *kinds], grows=bool(most))
+    return Capacity(total, [*nodes, *kinds])
 
 
-def _per_worker(resources: ResourcesConfig) -> dict[str, float]:
-    need = {"CPU": resources.cpus_per_worker}
-    return need | ({"GPU": resources.gpus_per_worker} if resources.gpus_per_worker > 0 else {})
+def _per_worker(run: AnyRunConfig) -> dict[str, float]:
+    need = {"CPU": run.resources.cpus_per_worker}
+    return need | ({"GPU": run.resources.gpus_per_worker} if run.resources.gpus_per_worker > 0 else {})

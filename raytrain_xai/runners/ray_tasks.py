@@ -5,7 +5,6 @@ from __future__ import annotations
 import traceback
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
 from typing import Any, TypeVar
 
 import ray
@@ -13,7 +12,6 @@ import torch
 from ray.exceptions import RayActorError, RayError, RayTaskError
 
 from raytrain_xai.errors import RunError, XaiError
-from raytrain_xai.runners.capacity import check_growth, cluster_capacity
 from raytrain_xai.runners.cluster import missing, shortage
 from raytrain_xai.runners.tasks import Crew, Result, Task
 from raytrain_xai.runners.tracking import Publish
@@ -58,7 +56,6 @@ def work_on_ray(make: Make[T], tasks: Sequence[T], crew: Crew, show: Publish) ->
     busy: dict[Any, tuple[Any, T | None]] = {}  # reference to come -> actor and its task; None: it is starting
     idle: list[Any] = []
     lost = 0
-    check_growth(replace(crew, workers=1), cluster_capacity())
     lack = shortage(crew)
     if lack is not None:
         show({"kind": "event", "event": "waiting", "message": lack})

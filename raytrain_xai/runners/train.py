@@ -29,7 +29,6 @@ from raytrain_xai.run_folder import (
     write_config,
 )
 from raytrain_xai.runners.align_job import plan_align
-from raytrain_xai.runners.capacity import check_growth, cluster_capacity
 from raytrain_xai.runners.caption_job import plan_captions
 from raytrain_xai.runners.changes import RESUMABLE, RESUMABLE_OF, changed_keys
 from raytrain_xai.runners.cluster import connected
@@ -62,8 +61,7 @@ def start_run(config: AnyRunConfig, launch: Launch) -> Outcome:
     """Train a new run.
 
     Raises:
-        ConfigError, DataError, CheckpointError: wrong input, more workers than an autoscaler may bring; nothing was
-            started, and no folder made.
+        ConfigError, DataError, CheckpointError: wrong input; nothing was started, and no folder made.
         StoppedError: ``launch.stop`` asked, and there is a checkpoint to resume from.
         RunError: the run failed; what it saved can be resumed.
     """
@@ -134,7 +132,6 @@ def _run(job: Job, launch: Launch, begin: Callable[[], object]) -> Outcome:
     config, uri = job.config, run_location(job.config).uri
     if config.workers > 0:
         with connected(config, launch.address, debug=launch.debug):
-            check_growth(config, cluster_capacity())
             begin()
             job.prepare(launch)
             from raytrain_xai.runners.ray_train import run_on_ray  # imports Ray, which reads its settings then

@@ -58,19 +58,6 @@ def test_a_run_brings_the_nodes_it_needs_and_lets_them_go(
     assert len(list((folder / "attempts").iterdir())) == 1, "no node was taken away from the run"
 
 
-def test_a_run_that_would_wait_for_ever_is_refused(
-    cluster: Cluster, make_config: Callable[..., RunConfig], tmp_path: Path
-) -> None:
-    config = make_config(workers=4)
-    file = tmp_path / "run.yaml"
-    file.write_text(yaml.safe_dump(config.model_dump(mode="json")))
-    with driver("train", str(file), "--address", cluster.address, env=cluster.environment) as run:
-        code, lines = run.end()
-    assert (code, lines[-1][:7]) == (2, "error: "), lines
-    assert "4 worker(s) need 4 CPU, this cluster grows to 2 at most" in lines[-1]
-    assert not (Path(config.storage) / config.name).exists()
-
-
 def test_a_service_grows_with_the_load_and_shrinks_to_nothing_without_failing_anybody(
     cluster: Cluster, make_run: Callable[..., str], objects: str, tmp_path: Path
 ) -> None:
