@@ -1,18 +1,46 @@
-"""Memory of the replicas that this process has started, from the process table of Linux."""
+"""Memory and CPU time of the processes that this one has started, from the process table of Linux."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from pathlib import Path
 
-_REPLICA = b"ray::ServeReplica:"
+_REPLICA, _TRAIN_WORKER = b"ray::ServeReplica:", b"RayTrainWorker"
+_USER, _SYSTEM = 11, 12  # places of the times in what follows the name of a process in its ``stat``
 
 
 def replica_pids() -> list[int]:
     """Replicas among the descendants of this process."""
+    return pids_of(_REPLICA)
+
+
+def pids_of(title: bytes) -> list[int]:
+    """Actors of Ray among the descendants of this process, by the beginning of their title."""
+    return sorted(pid for pid in descendants(os.getpid()) if _command(pid).startswith(title))
+
+
+def descendants(ancestor: int) -> list[int]:
+    """Processes that a process has started, and those that they have."""
     parents = {int(stat.parent.name): _parent(stat) for stat in Path("/proc").glob("[0-9]*/stat")}
-    found = [pid for pid in parents if _is_below(pid, os.getpid(), parents)]
-    return sorted(pid for pid in found if _command(pid).startswith(_REPLICA))
+    return [pid for pid in parents if pid != ancestor and _is_below(pid, ancestor, parents)]
+
+
+def is_train_worker(pid: int) -> bool:
+    """Whether a process is a worker of Ray Train."""
+    return _TRAIN_WORKER in _command(pid)
+
+
+def cpu_seconds(pids: Iterable[int]) -> dict[int, float]:
+    """CPU time that processes have used since they began; those that ended are left out."""
+    ticks, found = os.sysconf("SC_CLK_TCK"), dict[int, float]()
+    for pid in pids:
+        try:
+            fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
+        except OSError:
+            continue
+        found[pid] = (int(fields[_USER]) + int(fields[_SYSTEM])) / ticks
+    return found
 
 
 def resident_bytes(pids: list[int]) -> int:

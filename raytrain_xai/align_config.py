@@ -95,6 +95,11 @@ class AlignRunConfig(Section):
     resources: ResourcesConfig = ResourcesConfig()
 
     @model_validator(mode="after")
+    def _workers_have_sizes(self) -> Self:
+        self.resources.sizes(self.workers)  # any of them: an image belongs to one worker
+        return self
+
+    @model_validator(mode="after")
     def _paths_differ(self) -> Self:
         paths = [source.path for source in self.sources]
         if len(set(paths)) < len(paths):

@@ -72,6 +72,5 @@ class CaptionRunConfig(Section):
 
     @model_validator(mode="after")
     def _shares_are_equal(self) -> Self:
-        if self.batch_size % max(self.workers, 1):
-            raise ValueError(f"batch_size {self.batch_size} does not divide into {self.workers} equal shares")
+        self.resources.check_shares(self.batch_size, "batch_size", self.workers)
         return self

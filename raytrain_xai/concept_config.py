@@ -141,8 +141,8 @@ class ConceptRunConfig(Section):
 
     @model_validator(mode="after")
     def _shares_are_equal(self) -> Self:
-        if self.parallel == "data" and self.batch_size % max(self.workers, 1):
-            raise ValueError(f"batch_size {self.batch_size} does not divide into {self.workers} equal shares")
-        if self.parallel == "dictionary" and self.sae.latents % max(self.workers, 1):
-            raise ValueError(f"sae.latents={self.sae.latents} does not divide into {self.workers} equal shares")
+        if self.parallel == "data":
+            self.resources.check_shares(self.batch_size, "batch_size", self.workers)
+        else:
+            self.resources.check_shares(self.sae.latents, "sae.latents", self.workers)
         return self

@@ -98,6 +98,8 @@ class RunConfig(Section):
 
     @model_validator(mode="after")
     def _parts_divide_batch(self) -> Self:
+        if self.resources.min_workers is not None:
+            return self._check_elastic()
         parts = max(self.workers, 1) * self.accumulate
         if self.batch_size % parts:
             raise ValueError(
@@ -105,6 +107,18 @@ class RunConfig(Section):
             )
         if self.mixing.is_on and self.batch_size // parts % 2:
             raise ValueError(f"mixing needs pairs, each part of a batch has {self.batch_size // parts} images")
+        return self
+
+    def _check_elastic(self) -> Self:
+        """Parts of any number of workers: they may differ by one image, or by a pair of them where images are mixed."""
+        most, each = self.resources.sizes(self.workers)[-1] * self.accumulate, 2 if self.mixing.is_on else 1
+        if self.batch_size % each or self.batch_size < most * each:
+            raise ValueError(
+                f"batch_size {self.batch_size} leaves some of workers x accumulate = {most} parts without "
+                f"{'a pair of images to mix' if each == 2 else 'an image'}"
+            )
+        if self.distill is not None and self.distill.baseline == "crd":  # it gathers features, equally many of each
+            self.resources.check_shares(self.batch_size, "batch_size", self.workers)
         return self
 
     @property

@@ -12,6 +12,7 @@ from typing import Any, TypeVar, get_args
 import yaml
 from pydantic import ValidationError
 
+from raytrain_xai.credentials import without_credentials
 from raytrain_xai.errors import ConfigError
 from raytrain_xai.sections import Section
 
@@ -116,7 +117,7 @@ def _describe(kind: type[Section], problem: Mapping[str, Any]) -> str:
     if problem["type"] == "missing":
         return f"{path} is missing; set it in the file or with --set {path}=VALUE"
     message = str(problem["msg"]).removeprefix("Value error, ")
-    return f"{path}: {message}, got {problem['input']!r}" if location else message
+    return f"{path}: {message}, got {without_credentials(repr(problem['input']))}" if location else message
 
 
 def _below(section: type[Section], part: str, tag: str) -> type[Section]:

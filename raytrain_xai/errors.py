@@ -23,6 +23,22 @@ class RunError(XaiError):
     """A run failed or may not go on (non-finite loss, superseded attempt, lost workers)."""
 
 
+class StoppedError(RunError):
+    """A run was asked to stop and did so at a checkpoint; it is neither finished nor failed.
+
+    Attributes:
+        exit_code: of the process, 128 and the number of the signal that asked (130 SIGINT, 143 SIGTERM).
+    """
+
+    def __init__(self, message: str, exit_code: int = 143) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
+
+
+class RelocatedError(RunError):
+    """The workers of a run left at a checkpoint, so that others continue from there."""
+
+
 class SupersededError(RunError):
     """A newer attempt owns the run: whatever happens to it from here on is that one's to tell."""
 

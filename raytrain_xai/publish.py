@@ -26,6 +26,7 @@ from raytrain_xai.checkpoint import (
     read_checkpoint,
     write_checkpoint,
 )
+from raytrain_xai.credentials import without_credentials
 from raytrain_xai.errors import CheckpointError, ConfigError
 from raytrain_xai.explain import Explainer, available_device
 from raytrain_xai.report.card import build_card, render_card
@@ -45,7 +46,6 @@ from raytrain_xai.storage import (
 README, CARD = "README.md", "card.json"
 NUM_PICTURES = 6
 _REQUIRED = (CONFIG, METRICS, LOG, PARETO, README, CARD)
-_ACCESS_KEYS = re.compile(rb"([A-Za-z][A-Za-z0-9+.-]*://)[^/\s\"'@]+@")  # user:password@ of an address
 
 
 @dataclass(frozen=True)
@@ -149,7 +149,7 @@ def read_sums(at: Location) -> dict[str, str]:
 def _slim_checkpoint(folder: Location) -> dict[str, bytes]:
     """Files of a checkpoint with the measured weights and nothing that only a resumed run needs."""
     found = read_checkpoint(folder, with_optimizer=False)
-    state = json.loads(_ACCESS_KEYS.sub(rb"\1", json.dumps(found.state).encode()))
+    state = json.loads(without_credentials(json.dumps(found.state)))
     slim = replace(found, model=found.measured, optimizer={}, state=state, ema={})
     with tempfile.TemporaryDirectory() as parent:
         written = write_checkpoint(locate(parent), slim, lambda: None)
@@ -221,7 +221,7 @@ def _is_inside(file: str) -> bool:
 
 def _without_access_keys(file: str, content: bytes) -> bytes:
     is_text = file.endswith((".yaml", ".json", ".jsonl", ".md")) and not file.startswith(CHECKPOINTS)
-    return _ACCESS_KEYS.sub(rb"\1", content) if is_text else content
+    return without_credentials(content.decode()).encode() if is_text else content
 
 
 def _json(values: Mapping[str, object]) -> bytes:

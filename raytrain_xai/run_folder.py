@@ -191,6 +191,12 @@ def claim_attempt(run: Location, **about: Any) -> Attempt:
     return attempt
 
 
+def last_claim(run: Location) -> dict[str, Any] | None:
+    """What the newest attempt stored with its claim, see :func:`claim_attempt`; None without any attempt."""
+    existing = _attempts(run)
+    return read_json(run.child(ATTEMPTS, f"{existing[-1]}.json")) if existing else None
+
+
 def _attempts(run: Location) -> list[str]:
     names = (name.removesuffix(".json") for name in list_names(run.child(ATTEMPTS)))
     return sorted(

@@ -10,6 +10,8 @@ from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from raytrain_xai.credentials import refuse_credentials
+
 LossName = Literal["energy", "l1", "ppce", "rrr"]
 AttributionName = Literal["bcos", "ixg", "gradcam", "intgrad"]
 ClassLossName = Literal["bce", "off_label_bce", "cross_entropy"]
@@ -22,9 +24,15 @@ StrategyName = Literal[
 
 
 class Section(BaseModel):
-    """Unknown keys are refused, values cannot change."""
+    """Unknown keys are refused, values cannot change, and addresses hold no credentials."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_credentials(cls, values: object) -> object:
+        refuse_credentials(values)
+        return values
 
 
 class DataConfig(Section):
@@ -255,7 +263,7 @@ class TrackingConfig(Section):
     log_every_steps: int = Field(default=10, ge=1)
     tensorboard: bool = True
     mlflow: str | None = None
-    """Tracking URI; needs the extra ``mlflow``."""
+    """Tracking URI; needs the extra ``mlflow``. User and password by the usual variables of MLflow, never in here."""
 
 
 class ResourcesConfig(Section):
@@ -263,3 +271,31 @@ class ResourcesConfig(Section):
     gpus_per_worker: float = Field(default=0.0, ge=0)
     max_failures: int = Field(default=2, ge=0)
     """Restarts of the worker group after a crash; each continues from the newest checkpoint."""
+    min_workers: int | None = Field(default=None, ge=1)
+    """Elastic: train on as many of ``workers`` as the cluster offers, no fewer than this; nothing: on all or none.
+    Batch and learning rate stay what they are: the workers that are there share out the batch."""
+    capacity_deadline_s: float | None = Field(default=None, gt=0)
+    """Seconds without enough workers, at the start or after a loss, that end the run; nothing: wait as long as it
+    takes."""
+
+    def sizes(self, workers: int) -> range:
+        """Numbers of workers that a run with at most ``workers`` may train on.
+
+        Raises:
+            ValueError: ``min_workers`` is more than there are workers.
+        """
+        if self.min_workers is None:
+            return range(max(workers, 1), max(workers, 1) + 1)
+        if self.min_workers > workers:
+            raise ValueError(f"resources.min_workers {self.min_workers} is more than workers {workers}")
+        return range(self.min_workers, workers + 1)
+
+    def check_shares(self, total: int, what: str, workers: int) -> None:
+        """Check that ``total`` of ``what`` divides into equal shares, however many of the workers there are.
+
+        Raises:
+            ValueError: names the number of workers that it does not divide by.
+        """
+        for size in self.sizes(workers):
+            if total % size:
+                raise ValueError(f"{what} {total} does not divide into {size} equal shares")

@@ -21,8 +21,9 @@ from serve.compose import Composition, check_runs, compose
 from serve.meter import METRICS, Metric
 from serve.security.entrance import ACCESS_LOG
 from serve.security.keys import VARIABLE as KEYS_VARIABLE
-from serve.settings import ServeSettings
+from serve.settings import ReplicaSettings, ServeSettings
 
+_LOAD_WINDOW_S = (11.0, 30.0)  # replicas tell their load every 10 s, and Ray asks for a longer window than that
 _REFUSAL_ROOM = 4  # times the admitted requests: that many are let in to be refused with reasons and Retry-After
 
 
@@ -136,17 +137,6 @@ def application(settings: ServeSettings, replica_class: type[Any]) -> serve.Appl
     """As :func:`build`, with a class in place of :class:`Replica`."""
     check_runs(settings)
     replica, in_flight = settings.replica, settings.limits.in_flight
-    scaling: dict[str, Any] = (
-        {"num_replicas": replica.min_replicas}
-        if replica.min_replicas == replica.max_replicas
-        else {
-            "autoscaling_config": {
-                "min_replicas": replica.min_replicas,
-                "max_replicas": replica.max_replicas,
-                "target_ongoing_requests": replica.target_in_flight,
-            }
-        }
-    )
     deployment: Any = serve.deployment(
         replica_class,
         name="replica",
@@ -157,6 +147,22 @@ def application(settings: ServeSettings, replica_class: type[Any]) -> serve.Appl
         graceful_shutdown_timeout_s=replica.drain_s,
         ray_actor_options={"num_cpus": replica.num_cpus, "num_gpus": replica.num_gpus, **_environment()},
         logging_config={"enable_access_log": False},  # ours names client, model and request
-        **scaling,
+        **_scaling(replica),
     )
     return deployment.bind(settings.model_dump(mode="json"))
+
+
+def _scaling(replica: ReplicaSettings) -> dict[str, Any]:
+    if replica.min_replicas == replica.max_replicas:
+        return {"num_replicas": replica.min_replicas}
+    shortest, longest = _LOAD_WINDOW_S
+    return {
+        "autoscaling_config": {
+            "min_replicas": replica.min_replicas,
+            "max_replicas": replica.max_replicas,
+            "target_ongoing_requests": replica.target_in_flight,
+            "upscale_delay_s": replica.scale_up_after_s,
+            "downscale_delay_s": replica.scale_down_after_s,
+            "look_back_period_s": min(longest, max(shortest, replica.scale_up_after_s)),
+        }
+    }

@@ -86,7 +86,8 @@ class SecuritySettings(Section):
     requests_per_minute: float | None = Field(default=None, gt=0)
     """Of each client (key, or address without keys), over all replicas."""
     rate_store: str | None = None
-    """Redis address (redis://HOST:PORT) where replicas count together; none: each allows its share by itself."""
+    """Redis address (redis://HOST:PORT) where replicas count together, user and password from the variables
+    RAYTRAIN_XAI_REDIS_USERNAME and RAYTRAIN_XAI_REDIS_PASSWORD; none: each allows its share by itself."""
     cors_origins: tuple[str, ...] = ()
     """Web origins that may call from browsers."""
     fetch: FetchSettings = FetchSettings()
@@ -117,6 +118,11 @@ class ReplicaSettings(Section):
     max_replicas: int = Field(default=1, ge=1)
     target_in_flight: float = Field(default=8.0, gt=0)
     """Requests in flight per replica that autoscaling aims at."""
+    scale_up_after_s: float = Field(default=30.0, ge=0)
+    """Seconds that more replicas must have been wanted before they are started. The load is averaged over these
+    seconds too, over 11 at least and 30 at most. With no replica at all, a request starts one at once."""
+    scale_down_after_s: float = Field(default=600.0, ge=0)
+    """Seconds that fewer replicas must have been enough before some are stopped."""
     memory_bytes: int = Field(default=4_000_000_000, ge=1_000_000)
     """For loaded models; the one used longest ago leaves when another needs the place."""
     health_period_s: float = Field(default=10.0, gt=0)

@@ -11,7 +11,7 @@ import httpx
 
 from raytrain_xai_client.errors import ClientError, ConnectionFailedError, ServiceError
 
-_AGAIN = (429, 502, 503, 504)
+_AGAIN = (408, 429, 502, 503, 504)  # 408: no replica took it in time, as while a service grows from none
 
 
 @dataclass(frozen=True)

@@ -11,9 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import safetensors.torch
 import torch
-from safetensors import SafetensorError
 from torch import Tensor
 from torch.nn import functional
 
@@ -22,6 +20,7 @@ from raytrain_xai.captioning.sentences import FORMS, sentence
 from raytrain_xai.captioning.words import WordTable, split_words
 from raytrain_xai.errors import CheckpointError
 from raytrain_xai.language.encoder import LanguageEncoder
+from raytrain_xai.sealed import seal, unseal
 from raytrain_xai.storage import Location, exists, read_bytes, write_bytes
 
 CORPUS = "corpus"
@@ -122,8 +121,7 @@ def write_corpus(run: Location, corpus: Corpus) -> None:
     tensors = {"tokens": corpus.tokens, "sources": corpus.sources}
     for split, held in corpus.held.items():
         tensors |= {f"{split}/{name}": value for name, value in vars(held).items()}
-    payload = safetensors.torch.save({name: value.cpu().contiguous() for name, value in tensors.items()})
-    write_bytes(run.child(CORPUS, _TENSORS), payload)
+    write_bytes(run.child(CORPUS, _TENSORS), seal(tensors))
     write_bytes(run.child(CORPUS, _ABOUT), json.dumps(corpus.about, indent=1).encode())
 
 
@@ -141,7 +139,7 @@ def read_corpus(run: Location) -> Corpus:
     """
     at = run.child(CORPUS)
     try:
-        tensors = safetensors.torch.load(read_bytes(at.child(_TENSORS)))
+        tensors = unseal(read_bytes(at.child(_TENSORS)))
         about = json.loads(read_bytes(at.child(_ABOUT)))
         splits = sorted({name.partition("/")[0] for name in tensors if "/" in name})
         held = {
@@ -149,5 +147,5 @@ def read_corpus(run: Location) -> Corpus:
             for split in splits
         }
         return Corpus(about, tensors["tokens"], tensors["sources"], held)
-    except (SafetensorError, ValueError, KeyError) as error:
+    except (ValueError, KeyError) as error:
         raise CheckpointError(f"{at.uri} is damaged ({error}); delete {run.uri} and train again") from error

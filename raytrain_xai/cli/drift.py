@@ -12,7 +12,7 @@ from raytrain_xai.errors import RunError
 @click.command("drift")
 @click.argument("run")
 @click.option("--store", required=True, metavar="DIR", help="monitor.store of the service, a folder or s3:// address.")
-@click.option("--model", required=True, help="Name under which the service offers RUN.")
+@click.option("--model", required=True, metavar="NAME", help="Name under which the service offers RUN.")
 @click.option("--version", default="1", show_default=True, help="Its version there.")
 @click.option("--hours", type=click.FloatRange(min=0, min_open=True), default=24.0, show_default=True)
 @click.option("--max-shifted", type=click.IntRange(min=0), help="Fail when more concepts than that have shifted.")

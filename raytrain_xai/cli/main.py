@@ -1,6 +1,7 @@
 """``raytrain-xai``: the command group, and how errors leave the process.
 
-Exit codes: 0 done, 1 a run failed, 2 wrong input. One line on stderr names what was wrong; ``--debug`` shows the stack.
+Exit codes: 0 done, 1 a run failed, 2 wrong input; 130 (SIGINT) and 143 (SIGTERM) a run was stopped. One line on stderr
+names what was wrong; ``--debug`` shows the stack.
 """
 
 from __future__ import annotations
@@ -24,12 +25,17 @@ from raytrain_xai.cli.insight import insight_group
 from raytrain_xai.cli.localise import localise_command
 from raytrain_xai.cli.model import eval_command, explain_command, report_command
 from raytrain_xai.cli.models import models_group
+from raytrain_xai.cli.scale import scale_command
+from raytrain_xai.cli.scale import scale_command
 from raytrain_xai.cli.serve import serve_command
 from raytrain_xai.cli.serve_keys import serve_keys_group
+from raytrain_xai.cli.storage import storage_group
+from raytrain_xai.cli.submit import submit_command
 from raytrain_xai.cli.trace import trace_command
 from raytrain_xai.cli.train import resume_command, train_command
 from raytrain_xai.cli.tune import tune_group
-from raytrain_xai.errors import RunError, XaiError
+from raytrain_xai.credentials import without_credentials
+from raytrain_xai.errors import RunError, StoppedError, XaiError
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
@@ -47,6 +53,7 @@ cli.add_command(annotate_group)
 cli.add_command(train_command)
 cli.add_command(resume_command)
 cli.add_command(tune_group)
+cli.add_command(submit_command)
 cli.add_command(eval_command)
 cli.add_command(explain_command)
 cli.add_command(report_command)
@@ -62,6 +69,9 @@ cli.add_command(distill_group)
 cli.add_command(serve_keys_group)
 cli.add_command(drift_command)
 cli.add_command(cluster_group)
+cli.add_command(storage_group)
+cli.add_command(scale_command)
+cli.add_command(scale_command)
 cli.add_command(config_group)
 
 
@@ -75,6 +85,9 @@ def main() -> None:
     except click.ClickException as error:
         error.show()
         sys.exit(2)
+    except StoppedError as error:
+        click.echo(str(error), err=True)
+        sys.exit(error.exit_code)
     except XaiError as error:
         if debug:
             raise
@@ -84,5 +97,5 @@ def main() -> None:
 
 
 def _stop(message: str, code: int) -> None:
-    click.echo(f"error: {message}", err=True)
+    click.echo(f"error: {without_credentials(message)}", err=True)
     sys.exit(code)

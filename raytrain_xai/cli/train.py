@@ -80,10 +80,11 @@ def _with_workers(overrides: Sequence[str], workers: int | None) -> list[str]:
 
 @contextmanager
 def _launch(context: click.Context, address: str) -> Generator[Launch]:
+    from raytrain_xai.runners.stop import StopRequest
     from raytrain_xai.runners.train import Launch
 
     with live_progress() as show:
-        yield Launch(address, show, debug=context.find_root().params["debug"])
+        yield Launch(address, show, debug=context.find_root().params["debug"], stop=StopRequest())
 
 
 def _conclude(outcome: Outcome) -> None:

@@ -144,7 +144,7 @@ def write_index(catalogue: Catalogue) -> None:
 def write_table(at: Location, name: str, table: pa.Table, *, row_group: int | None = None) -> None:
     """Store a table as ``<name>.parquet``, whole or not at all."""
     sink = pa.BufferOutputStream()
-    pq.write_table(table, sink, compression="zstd", row_group_size=row_group)
+    pq.write_table(table, sink, compression="zstd", row_group_size=row_group, write_page_checksum=True)
     write_bytes(at.child(f"{name}.parquet"), sink.getvalue().to_pybytes())
 
 
@@ -165,7 +165,8 @@ def read_table(
                     f"{place.uri} has columns {found.names}, expected {schema.names}; make the catalogue again"
                 )
             source.seek(0)
-            return pq.read_table(source, columns=None if columns is None else list(columns), filters=where)
+            chosen = None if columns is None else list(columns)
+            return pq.read_table(source, columns=chosen, filters=where, page_checksum_verification=True)
         except (pa.ArrowException, OSError) as error:
             raise DataError(
                 f"{place.uri} is damaged: {' '.join(str(error).split())}; delete {at.uri} and make it again"

@@ -1,13 +1,15 @@
 """A stored data set, opened: its description, and random access to the rows of a split.
 
-Annotations of a split (about 20 bytes a box) are read once and kept; images are read by row groups, a bounded number
-of which is kept. Reading needs no Ray and no torch.
+Annotations of a split are read once and kept: 64 bytes a row with one label and one box, and its id. Images are read
+by row groups, a bounded number of which is kept, as of the descriptions of their files. Reading needs no Ray and no
+torch.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,6 +20,9 @@ from raytrain_xai.data.manifest import Manifest, ShardInfo, read_manifest
 from raytrain_xai.data.parquet import ROW_GROUP_ROWS, open_shard, read_columns
 from raytrain_xai.errors import DataError
 from raytrain_xai.storage import Location, locate, open_file
+
+_REQUESTS = 16  # files of a remote data set that are opened together
+_DESCRIBED_ROWS = 65536  # whose files stay described: about 25 MB, 25 kB for each row group
 
 
 @dataclass(frozen=True)
@@ -104,7 +109,7 @@ class Annotations:
 class StoredSplit:
     """Rows of one split: annotations in memory, image bytes on demand.
 
-    Holds open nothing but a cache of row groups, and may be sent to other processes.
+    Holds open nothing, keeps a bounded cache of row groups, and may be sent to other processes.
     """
 
     def __init__(self, path: str, split: str, *, cached_rows: int = 2 * ROW_GROUP_ROWS) -> None:
@@ -125,8 +130,11 @@ class StoredSplit:
         self.starts = np.cumsum([0, *(shard.rows for shard in self.shards)])
         self._cached_rows = max(cached_rows, 2 * ROW_GROUP_ROWS)
         self._cache: OrderedDict[tuple[int, int], pa.Table] = OrderedDict()
-        self._metadata: list[pq.FileMetaData] = []
+        largest = max(shard.rows for shard in self.shards)  # a window may begin and end within a file
+        self._described_rows = max(_DESCRIBED_ROWS, self._cached_rows) + 2 * largest
+        self._described: OrderedDict[int, pq.FileMetaData] = OrderedDict()
         self.annotations = self._read_annotations()
+        pa.default_memory_pool().release_unused()  # what the tables took; else it stays as large as the annotations
 
     def __len__(self) -> int:
         return int(self.starts[-1])
@@ -156,8 +164,9 @@ class StoredSplit:
             self._cache.move_to_end(key)
             return self._cache[key]
         with open_file(self._file(self.shards[shard])) as source:
-            reader = open_shard(source, self._file(self.shards[shard]).uri, self._metadata[shard])
+            reader = open_shard(source, self._file(self.shards[shard]).uri, self._described.get(shard))
             table = read_columns(reader, ("image", "mask"), group).combine_chunks()
+        self._describe(shard, reader.metadata)
         self._cache[key] = table
         while len(self._cache) > 2 and sum(t.num_rows for t in self._cache.values()) > self._cached_rows:
             self._cache.popitem(last=False)
@@ -166,19 +175,26 @@ class StoredSplit:
     def _file(self, shard: ShardInfo) -> Location:
         return self.location.child(*shard.file.split("/"))
 
+    def _describe(self, shard: int, metadata: pq.FileMetaData) -> None:
+        """Keep what a file says of itself, for the row groups of it that follow; forget those used longest ago."""
+        self._described[shard] = metadata
+        self._described.move_to_end(shard)
+        while sum(self.shards[kept].rows for kept in self._described) > self._described_rows:
+            self._described.popitem(last=False)
+
     def _read_annotations(self) -> Annotations:
-        tables: list[pa.Table] = []
-        for shard in self.shards:
-            at = self._file(shard)
-            with open_file(at) as source:
-                if source.size() != shard.bytes:
-                    raise DataError(
-                        f"{at.uri} has {source.size()} bytes, its manifest says {shard.bytes}; prepare again"
-                    )
-                reader = open_shard(source, at.uri)
-                tables.append(read_columns(reader, ("id", "width", "height", "labels", "boxes", "group")))
-                self._metadata.append(reader.metadata)
-        return _flatten(pa.concat_tables(tables))
+        shards = range(len(self.shards))
+        if self.location.is_local or len(shards) < 2:
+            return _flatten(pa.concat_tables(map(self._annotations_of, shards)))
+        with ThreadPoolExecutor(min(_REQUESTS, len(shards))) as pool:  # a few round trips each
+            return _flatten(pa.concat_tables(pool.map(self._annotations_of, shards)))
+
+    def _annotations_of(self, shard: int) -> pa.Table:
+        at, size = self._file(self.shards[shard]), self.shards[shard].bytes
+        with open_file(at) as source:
+            if source.size() != size:
+                raise DataError(f"{at.uri} has {source.size()} bytes, its manifest says {size}; prepare again")
+            return read_columns(open_shard(source, at.uri), ("id", "width", "height", "labels", "boxes", "group"))
 
 
 def _flatten(table: pa.Table) -> Annotations:

@@ -7,8 +7,9 @@ have had. Images are decoded in the training process or in ``data.num_loader_wor
 Why not Ray Data: its shards are dealt out dynamically, so the content of a step is neither reproducible nor
 resumable, and on one or a few machines a plain loader decodes as fast with less to start. Ray Data pays when decoding
 needs machines of its own, when data has to spill, or when CPU preprocessing feeds GPU inference. One property to
-know before choosing: a step takes its samples from one window of the whole epoch, so every worker reads all shards
-of that window (from S3 as well) and decodes only its own samples.
+know before choosing: a step takes its samples from one window of the whole epoch. Workers share them out by where they
+are stored and read about twice their share of the files of that window; with ``norm_statistics=local`` or mixed images
+they share them out at random, and each reads nearly all files of the window (from S3 as well).
 """
 
 from __future__ import annotations
@@ -26,7 +27,15 @@ from raytrain_xai.data.batches import PlannedBatches, make_cache
 from raytrain_xai.data.dataset import DatasetInfo, StoredSplit
 from raytrain_xai.data.parquet import ROW_GROUP_ROWS
 from raytrain_xai.data.run_data import run_fingerprint, training_rows
-from raytrain_xai.data.sampling import BatchPlan, epoch_order, evaluation_plan, full_plan, repeated, training_plan
+from raytrain_xai.data.sampling import (
+    BatchPlan,
+    WorkerPlan,
+    epoch_order,
+    evaluation_plan,
+    full_plan,
+    repeated,
+    training_plan,
+)
 from raytrain_xai.data.teacher_answers import TeacherAnswers
 from raytrain_xai.data.transforms import Augmentation
 from raytrain_xai.errors import DataError
@@ -37,22 +46,22 @@ from raytrain_xai.types import Batch
 class Batches(Iterable[Batch]):
     """Planned batches of one worker; iterating again gives the same ones."""
 
-    def __init__(self, dataset: PlannedBatches, plans: Sequence[BatchPlan], num_workers: int) -> None:
+    def __init__(self, dataset: PlannedBatches, plans: WorkerPlan | Sequence[BatchPlan], num_workers: int) -> None:
         self._dataset = dataset
-        self._plans = plans
+        self.plans = plans
         self._num_workers = num_workers
 
     def __len__(self) -> int:
-        return len(self._plans)
+        return len(self.plans)
 
     def __iter__(self) -> Iterator[Batch]:
-        num_workers = min(self._num_workers, len(self._plans))
+        num_workers = min(self._num_workers, len(self.plans))
         # fork shares the annotations and is quick; an S3 client does not survive it, so there an epoch starts slower
         start = "fork" if self._dataset.is_local else "spawn"
         loader = DataLoader(
             self._dataset,
             batch_size=None,  # the data set makes whole batches
-            sampler=cast("Iterable[int]", self._plans),
+            sampler=cast("Iterable[int]", self.plans),
             num_workers=num_workers,
             multiprocessing_context=start if num_workers else None,
             generator=torch.Generator(),  # else the loader draws from the global state, which belongs to the training
@@ -90,7 +99,7 @@ class TrainingData:
         self._dataset = PlannedBatches(stored, size, augmentation=how, seed=config.seed, cache=cache, teacher=teacher)
         # images of the budget without box or mask stay unguided
         self._annotated = annotation_budget(stored, config.guidance, config.seed) & stored.annotations.has_box
-        self._rows = training_rows(stored, data.shots, config.seed)
+        self._rows = None if data.shots is None else training_rows(stored, data.shots, config.seed)
 
     def epoch(self, epoch: int, start_step: int = 0) -> Batches:
         """Batches of one epoch from an optimiser step on, ``accumulate`` of them for each step.
@@ -112,8 +121,9 @@ class TrainingData:
             epoch=epoch,
             repetition=times,
             paired=config.mixing.is_on,
+            nearby=config.model.norm_statistics != "local",  # neighbours are alike, and their statistics biased
         )
-        own = [plan for step in steps[start_step:] for plan in step[self._rank :: self._world_size]]
+        own = WorkerPlan(steps, start_step, self._rank, self._world_size)
         return Batches(self._dataset, own, config.data.num_loader_workers)
 
 

@@ -82,6 +82,7 @@ def encode_table(table: pa.Table) -> bytes:
         compression="NONE",
         use_dictionary=False,
         write_statistics=False,  # minima of image bytes are of no use
+        write_page_checksum=True,  # rows are read in parts, for which no checksum of the file can be compared
     )
     return sink.getvalue().to_pybytes()
 
@@ -131,7 +132,7 @@ def open_shard(source: pa.NativeFile, name: str, metadata: pq.FileMetaData | Non
         DataError: not Parquet, damaged, other columns or types, or another format version.
     """
     try:
-        reader = pq.ParquetFile(source, metadata=metadata)
+        reader = pq.ParquetFile(source, metadata=metadata, page_checksum_verification=True)
         found = reader.schema_arrow
         version = json.loads((found.metadata or {})[DATASET_KEY])["format_version"]
     except KeyError as error:

@@ -13,9 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
-import safetensors.torch
 import torch
-from safetensors import SafetensorError
 from torch import Tensor
 
 from raytrain_xai.data.batches import PlannedBatches
@@ -23,6 +21,7 @@ from raytrain_xai.data.dataset import StoredSplit
 from raytrain_xai.data.sampling import full_plan
 from raytrain_xai.errors import CheckpointError
 from raytrain_xai.language.backbone import Backbone
+from raytrain_xai.sealed import seal, unseal
 from raytrain_xai.storage import Location, exists, read_bytes, write_bytes
 
 CHUNK = 64
@@ -83,15 +82,15 @@ def _chunk(backbone: Backbone, images: PlannedBatches, rows: np.ndarray, folder:
         return _read(file, len(rows))
     features = backbone.features(images[full_plan(rows)].images).half().cpu()
     if file is not None:
-        write_bytes(file, safetensors.torch.save({_FEATURES: features}))
+        write_bytes(file, seal({_FEATURES: features}))
     return features
 
 
 def _read(file: Location, num_images: int) -> Tensor:
     try:
-        features = safetensors.torch.load(read_bytes(file))[_FEATURES]
-    except (SafetensorError, KeyError) as error:
-        raise CheckpointError(f"{file.uri} is damaged; delete it, its images are computed again") from error
+        features = unseal(read_bytes(file))[_FEATURES]
+    except (ValueError, KeyError) as error:
+        raise CheckpointError(f"{file.uri} is damaged; delete it, its images are computed again ({error})") from error
     if len(features) != num_images:
         raise CheckpointError(f"{file.uri} has {len(features)} images, expected {num_images}; delete it")
     return features

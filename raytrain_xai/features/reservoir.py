@@ -139,7 +139,8 @@ def check_workers(config: ConceptRunConfig | InsightRunConfig, num_images: int) 
         ConfigError: lanes do not divide among the workers.
     """
     if isinstance(config, InsightRunConfig) or config.parallel == "data":
-        _own_lanes(_num_lanes(config.batch_size, num_images), 0, max(config.workers, 1))
+        for size in config.resources.sizes(config.workers):
+            _own_lanes(_num_lanes(config.batch_size, num_images), 0, size)
 
 
 def _num_lanes(batch_size: int, num_images: int) -> int:

@@ -124,7 +124,7 @@ class Described:
         """Rows of ``pictures.parquet``."""
         with open_file(self.at.child(PICTURES)) as source:
             try:
-                return pq.read_table(source, schema=PICTURE_SCHEMA)
+                return pq.read_table(source, schema=PICTURE_SCHEMA, page_checksum_verification=True)
             except (pa.ArrowException, OSError) as error:
                 raise _damaged(self.at.child(PICTURES)) from error
 

@@ -143,7 +143,7 @@ class ImageIndex:
         at = self._at.child(name)
         with open_file(at) as file:
             try:
-                found = pq.read_table(file, filters=filters)
+                found = pq.read_table(file, filters=filters, page_checksum_verification=True)
             except (pa.ArrowException, OSError) as error:
                 raise DataError(f"{at.uri} is damaged: {' '.join(str(error).split())}; write it again") from error
         if found.column_names != schema.names:
@@ -169,5 +169,5 @@ def _postings(
 
 def _encoded(table: pa.Table) -> bytes:
     sink = pa.BufferOutputStream()
-    pq.write_table(table, sink, row_group_size=_GROUP, compression="zstd")
+    pq.write_table(table, sink, row_group_size=_GROUP, compression="zstd", write_page_checksum=True)
     return sink.getvalue().to_pybytes()

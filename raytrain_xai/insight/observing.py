@@ -122,7 +122,7 @@ class InsightSource:
 def write_table(at: Location, table: pa.Table, *, row_group: int | None = None) -> None:
     """Store a table as Parquet, whole or not at all."""
     buffer = io.BytesIO()
-    pq.write_table(table, buffer, compression="zstd", row_group_size=row_group)
+    pq.write_table(table, buffer, compression="zstd", row_group_size=row_group, write_page_checksum=True)
     write_bytes(at, buffer.getvalue())
 
 

@@ -11,12 +11,11 @@ import hashlib
 import json
 from collections.abc import Callable, Sequence
 
-import safetensors.torch
 import torch
-from safetensors import SafetensorError
 from torch import Tensor
 
 from raytrain_xai.errors import CheckpointError
+from raytrain_xai.sealed import seal, unseal
 from raytrain_xai.storage import Location, list_names, read_many, write_bytes
 
 _ENDING = ".safetensors"
@@ -63,12 +62,12 @@ def _read(folder: Location) -> dict[str, Tensor]:
     names = [name for name in list_names(folder) if name.endswith(_ENDING)]
     for name, content in zip(names, read_many(folder, names), strict=True):
         try:
-            tensors = safetensors.torch.load(content)
+            tensors = unseal(content)
             terms: list[str] = json.loads(bytes(tensors[_TERMS].tolist()))
             known |= zip(terms, tensors[_VECTORS], strict=True)
-        except (SafetensorError, KeyError, ValueError) as error:
+        except (KeyError, ValueError) as error:
             raise CheckpointError(
-                f"{folder.child(name).uri} is damaged; delete it, its terms are encoded anew"
+                f"{folder.child(name).uri} is damaged; delete it, its terms are encoded anew ({error})"
             ) from error
     return known
 
@@ -76,7 +75,7 @@ def _read(folder: Location) -> dict[str, Tensor]:
 def _pack(terms: Sequence[str], vectors: Tensor) -> bytes:
     # terms lie beside the vectors as bytes: readers of safetensors from memory do not return its metadata
     text = torch.frombuffer(bytearray(json.dumps(list(terms)).encode()), dtype=torch.uint8)
-    return safetensors.torch.save({_VECTORS: vectors.contiguous(), _TERMS: text})
+    return seal({_VECTORS: vectors, _TERMS: text})
 
 
 def _digest(parts: Sequence[str]) -> str:

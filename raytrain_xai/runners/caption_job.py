@@ -29,7 +29,7 @@ def plan_captions(config: CaptionRunConfig, stored: Location | None) -> Job:
         DataError: a data set cannot be used.
         CheckpointError: the encoder cannot be used.
     """
-    config = _absolute_paths(config)
+    config = absolute_paths(config)
     check_mlflow(config.tracking.mlflow)
     if config.workers == 0 and config.resources.gpus_per_worker > 0 and not torch.cuda.is_available():
         raise ConfigError("resources.gpus_per_worker is set but this machine has no CUDA device; set it to 0")
@@ -55,7 +55,7 @@ def _prepare(config: CaptionRunConfig, launch: Launch) -> None:  # noqa: ARG001 
     write_corpus(run_location(config), gather_corpus(config, load_encoder(config.encoder, device=device)))
 
 
-def _absolute_paths(config: CaptionRunConfig) -> CaptionRunConfig:
+def absolute_paths(config: CaptionRunConfig) -> CaptionRunConfig:
     """The same configuration with absolute local paths: Ray workers have a working directory of their own."""
     data = tuple(source.model_copy(update={"path": absolute(source.path)}) for source in config.data)
     is_named = config.encoder == EMBEDDED or ":" in config.encoder

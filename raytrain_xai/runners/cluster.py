@@ -5,23 +5,26 @@ from __future__ import annotations
 import logging
 import math
 import os
-import secrets
 import shutil
 import socket
-import sys
 import tempfile
 from collections.abc import Generator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Protocol
 
 from raytrain_xai.errors import ConfigError, RunError
+from raytrain_xai.runners.protection import import_ray, on_loopback
 from raytrain_xai.sections import ResourcesConfig
 
 _OBJECT_STORE_BYTES = 80 << 20  # nothing large travels through it; containers often have 64 MiB of shared memory
 _CONNECT_S = 10.0
-_TOKEN = "RAY_AUTH_TOKEN"
-_TOKEN_SOURCES = (_TOKEN, "RAY_AUTH_TOKEN_PATH")
+_TRAIN_SETTINGS = {
+    "HEALTH_CHECK_INTERVAL_S": "0.5",  # at 2 s, short epochs wait for the controller
+    "PREEMPTION_POLL_INTERVAL_S": "1",  # at 5 s, much of a notice of 30 s is over before anybody hears it
+    # For places of workers alone, not their start. What a lost node offered is counted for up to 20 s more: at 60 s, an
+    # elastic run would wait that long for it, and every run as long before it hears that it is to stop.
+    "WORKER_GROUP_START_TIMEOUT_S": "10",
+}
 
 logger = logging.getLogger(__name__)
 
@@ -48,14 +51,15 @@ def connected(demand: Demand, address: str, *, debug: bool) -> Generator[None]:
         debug: show what workers print and log.
 
     Raises:
-        ConfigError: a local machine without enough GPUs.
+        ConfigError: a local machine without enough GPUs, or an environment in which Ray is not safe.
         RunError: the cluster cannot be reached.
     """
-    _protect_local() if address == "local" else _follow_cluster()
     _check_reachable(address)
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")  # at 2 s, short epochs wait for the controller
-    import ray  # only now: the settings above are read at import
+    for name, value in _TRAIN_SETTINGS.items():
+        os.environ.setdefault(f"RAY_TRAIN_{name}", value)
+    import_ray(address)  # only now: the settings above are read at import
+    import ray
 
     if ray.is_initialized():
         yield
@@ -86,15 +90,16 @@ def _local_cluster(demand: Demand, *, debug: bool) -> Generator[None]:
         logger.warning("%d CPUs are asked for on a machine with %d; workers share them", needed, available)
     folder = tempfile.mkdtemp(prefix="rx-")  # short: socket paths below it are limited to about 107 characters
     try:
-        ray.init(
-            address="local",
-            num_cpus=max(needed, available),
-            object_store_memory=_OBJECT_STORE_BYTES,
-            include_dashboard=False,
-            log_to_driver=debug,
-            logging_level=logging.WARNING,
-            _temp_dir=folder,
-        )
+        with on_loopback():
+            ray.init(
+                address="local",
+                num_cpus=max(needed, available),
+                object_store_memory=_OBJECT_STORE_BYTES,
+                include_dashboard=False,
+                log_to_driver=debug,
+                logging_level=logging.WARNING,
+                _temp_dir=folder,
+            )
         try:
             _check_gpus(demand)
             yield
@@ -126,27 +131,6 @@ def _check_reachable(address: str) -> None:
         ) from error
 
 
-def _protect_local() -> None:
-    """Token authentication for a cluster of this process only: a fresh token, in the environment and nowhere else.
-
-    Ray's ports are reachable from the network, and whoever may talk to them runs code. A mode or token that the user
-    set is respected. Left alone, Ray would write a token into the home directory.
-
-    Ray reads the mode when it is imported and the token once; so both stay for the life of this process, and where
-    the caller imported Ray already, the mode is left to ``ray.init``, which turns authentication on by itself.
-    """
-    if "ray" not in sys.modules:
-        os.environ.setdefault("RAY_AUTH_MODE", "token")
-    if os.environ.get("RAY_AUTH_MODE", "token") == "token" and not any(name in os.environ for name in _TOKEN_SOURCES):
-        os.environ[_TOKEN] = secrets.token_hex(32)
-
-
-def _follow_cluster() -> None:
-    """Joining a cluster never switches token authentication on by itself; do so when there is a token."""
-    has_token = any(name in os.environ for name in _TOKEN_SOURCES) or (Path.home() / ".ray" / "auth_token").is_file()
-    os.environ.setdefault("RAY_AUTH_MODE", "token" if has_token else "disabled")
-
-
 def _check_gpus(demand: Demand) -> None:
     import ray
 
@@ -160,14 +144,21 @@ def _check_gpus(demand: Demand) -> None:
 
 
 def shortage(demand: Demand) -> str | None:
-    """What the connected cluster lacks for this right now, or None; more nodes may still join."""
+    """That the connected cluster lacks something for this right now, or None; more nodes may still join."""
+    lack = missing(demand)
+    return None if lack is None else f"waiting for the cluster to offer {lack}"
+
+
+def missing(demand: Demand) -> str | None:
+    """What the connected cluster has too little of, whoever uses it; for an elastic run, to start at all."""
     import ray
 
     have = ray.cluster_resources()
-    workers, resources = demand.workers, demand.resources
+    resources = demand.resources
+    workers = resources.sizes(demand.workers)[0]
     lacks = [
         f"{needed:g} {name} (it has {have.get(name, 0.0):g})"
         for name, needed in (("CPU", workers * resources.cpus_per_worker), ("GPU", workers * resources.gpus_per_worker))
         if needed > have.get(name, 0.0)
     ]
-    return f"waiting for the cluster to offer {' and '.join(lacks)}" if lacks else None
+    return " and ".join(lacks) if lacks else None

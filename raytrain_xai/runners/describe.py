@@ -251,4 +251,4 @@ def _read_tensors(plan: Plan, name: str) -> dict[str, Tensor]:
 
 def _read_table(at: Location) -> pa.Table:
     with open_file(at) as source:
-        return pq.read_table(source, schema=PICTURE_SCHEMA)
+        return pq.read_table(source, schema=PICTURE_SCHEMA, page_checksum_verification=True)

@@ -6,15 +6,17 @@ Resuming is bitwise because nothing random has a state: whatever a step draws is
 from __future__ import annotations
 
 from collections.abc import Generator, Iterable, Sequence
-from contextlib import contextmanager
-from typing import Any, Protocol, TypeVar
+from contextlib import contextmanager, nullcontext, suppress
+from typing import Any, NoReturn, Protocol, TypeVar
 
 from raytrain_xai.config import AnyRunConfig
-from raytrain_xai.run_folder import METRICS, Attempt, write_json
+from raytrain_xai.errors import RelocatedError, StoppedError, XaiError
+from raytrain_xai.run_folder import METRICS, Attempt, run_location, write_json
 from raytrain_xai.runners.collective import broadcast_json
 from raytrain_xai.runners.history import Evaluated, Position
-from raytrain_xai.runners.tracking import Tracker
-from raytrain_xai.runners.worker import Worker
+from raytrain_xai.runners.stop import Listener
+from raytrain_xai.runners.tracking import Tracker, storing
+from raytrain_xai.runners.worker import Halt, Worker
 
 T = TypeVar("T")
 
@@ -61,44 +63,57 @@ class Learner(Protocol[T]):
 
 
 def train_epochs(learner: Learner[Any], tracker: Tracker | None, position: Position) -> Position:
-    """Train from ``position`` to the end of the last epoch; returns the position there. A collective."""
-    config = learner.config
+    """Train from ``position`` to the end of the last epoch; returns the position there. A collective.
+
+    Raises:
+        StoppedError, RelocatedError: the workers were asked to leave, and did at a checkpoint.
+    """
+    config, listener = learner.config, Listener(learner.worker, position.step)
     while position.epoch < config.epochs and not learner.is_over(position.history):
-        position = _epoch(learner, tracker, position).after_epoch()
+        position = _epoch(learner, tracker, position, listener).after_epoch()
         is_evaluated = position.epoch % config.evaluation.every_epochs == 0 or position.epoch == config.epochs
         if is_evaluated:
             position = _evaluate(learner, tracker, position)
-        learner.save(tracker, position)
+        _save(learner, tracker, position)
         if is_evaluated:  # after saving: whoever is told of an evaluation may end the process, or branch from there
             learner.worker.report({**position.history[-1].val, "epoch": position.epoch, "step": position.step})
+        halt = listener.asked(position.step, now=True)  # an evaluation may take long
+        if halt is not None:
+            _leave(learner, tracker, position, halt)
     return position
 
 
 @contextmanager
 def tracked(tracker: Tracker | None) -> Generator[None]:
-    """Ends the records of a run with FINISHED, or FAILED when the block raises."""
+    """Ends the records of a run with FINISHED, KILLED when it was asked to stop, or FAILED when the block raises."""
     status = "FAILED"
     try:
         yield
         status = "FINISHED"
+    except StoppedError:
+        status = "KILLED"  # as MLflow calls it
+        raise
     finally:
         if tracker is not None:
-            tracker.close(status)
+            # what ended the run is what its owner should read, not that a full disk takes no last line either
+            with nullcontext() if status == "FINISHED" else suppress(XaiError):
+                tracker.close(status)
 
 
 def conclude(tracker: Tracker | None, metrics: dict[str, Any]) -> dict[str, Any]:
     """Write ``metrics.json``, with which a run is finished.
 
     Raises:
-        RunError: a newer attempt owns the run.
+        RunError: a newer attempt owns the run, or it cannot be written.
     """
     if tracker is not None:
         tracker.attempt.check()
-        write_json(tracker.attempt.run.child(METRICS), metrics)
+        with storing(tracker.attempt.run):
+            write_json(tracker.attempt.run.child(METRICS), metrics)
     return metrics
 
 
-def _epoch(learner: Learner[Any], tracker: Tracker | None, position: Position) -> Position:
+def _epoch(learner: Learner[Any], tracker: Tracker | None, position: Position, listener: Listener) -> Position:
     """The rest of the epoch at ``position``; returns the position after its last step."""
     config = learner.config
     for item in learner.epoch(position.epoch, position.step_in_epoch):
@@ -110,9 +125,31 @@ def _epoch(learner: Learner[Any], tracker: Tracker | None, position: Position) -
             if tracker is not None:
                 tracker.add("step", position.step, position.epoch, values)
         every = config.checkpoint.every_steps
-        if every is not None and position.step % every == 0 and not is_last:
-            learner.save(tracker, position)
+        saves = every is not None and position.step % every == 0 and not is_last
+        halt = listener.asked(position.step)
+        if saves or halt is not None:
+            _save(learner, tracker, position)
+        if halt is not None:
+            _leave(learner, tracker, position, halt)
     return position
+
+
+def _save(learner: Learner[Any], tracker: Tracker | None, position: Position) -> None:
+    """Write a checkpoint; see :meth:`Learner.save`. What else the learner keeps beside it fails in the same words."""
+    with storing(run_location(learner.config)):
+        learner.save(tracker, position)
+
+
+def _leave(learner: Learner[Any], tracker: Tracker | None, position: Position, halt: Halt) -> NoReturn:
+    """Go, now that worker 0 has written a checkpoint at ``position``. A collective."""
+    run, at = run_location(learner.config).uri, f"{halt.reason}; checkpoint written at step {position.step}"
+    if tracker is not None:
+        tracker.event(position, {"stop": "stopped", "preemption": "preempted", "resize": "resizing"}[halt.kind], at)
+        tracker.flush()
+    broadcast_json(None, learner.worker.device)  # whoever leaves first ends the others, and so the writing
+    if halt.kind == "stop":
+        raise StoppedError(f"stopped by {at}; continue with `raytrain-xai resume {run}`", halt.exit_code)
+    raise RelocatedError(at)
 
 
 def _evaluate(learner: Learner[Any], tracker: Tracker | None, position: Position) -> Position:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from raytrain_xai.config import AnyRunConfig
+from raytrain_xai.runners.stop import StopRequest
 from raytrain_xai.runners.tracking import Publish
 from raytrain_xai.runners.worker import Report, Work
 
@@ -25,6 +26,7 @@ class Launch:
         debug: show what workers print and log.
         report: with workers=0, called after each evaluation, see :class:`raytrain_xai.runners.worker.Worker`.
         callbacks: with Ray workers, ``ray.train.UserCallback``s that are told of each evaluation.
+        stop: asks the run to stop at a checkpoint; training listens to it, and it to signals.
     """
 
     address: str
@@ -32,6 +34,7 @@ class Launch:
     debug: bool = False
     report: Report = _nobody
     callbacks: tuple[Any, ...] = ()
+    stop: StopRequest | None = None
 
 
 def _nothing(launch: Launch) -> None:  # noqa: ARG001

@@ -25,6 +25,8 @@ from raytrain_xai.runners.tracking import check_mlflow
 from raytrain_xai.runners.tutor import build_tutor, check_same_teacher
 from raytrain_xai.storage import locate
 
+_RAY_COPY = "/runtime_resources/working_dir_files/"  # where Ray unpacks what came with a job
+
 
 def resolve_paths(config: RunConfig) -> RunConfig:
     """The same configuration with absolute local paths: Ray workers have a working directory of their own."""
@@ -185,7 +187,19 @@ def _absolute_or_none(path: str | None) -> str | None:
 
 
 def absolute(path: str) -> str:
-    """A local path made absolute; other addresses as they are."""
+    """A local path made absolute; other addresses as they are.
+
+    Raises:
+        ConfigError: in a Ray job, a relative path to something that was not uploaded with it: data that stayed behind,
+            or a place for results that Ray would delete.
+    """
     if "://" in path:
         return path
-    return os.path.abspath(locate(path).path)
+    place = os.path.abspath(locate(path).path)
+    is_relative = not os.path.isabs(os.path.expanduser(path))
+    if is_relative and _RAY_COPY in place and not os.path.exists(place):
+        raise ConfigError(
+            f"{path} is relative: in this Ray job it would lie in Ray's copy of the working directory, which "
+            "is deleted after the job; give a path that every node sees, from the root on, or s3://"
+        )
+    return place

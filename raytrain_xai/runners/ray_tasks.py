@@ -12,7 +12,7 @@ import torch
 from ray.exceptions import RayActorError, RayError, RayTaskError
 
 from raytrain_xai.errors import RunError, XaiError
-from raytrain_xai.runners.cluster import shortage
+from raytrain_xai.runners.cluster import missing, shortage
 from raytrain_xai.runners.tasks import Crew, Result, Task
 from raytrain_xai.runners.tracking import Publish
 
@@ -67,7 +67,7 @@ def work_on_ray(make: Make[T], tasks: Sequence[T], crew: Crew, show: Publish) ->
             while waiting and idle:
                 actor, task = idle.pop(), waiting.popleft()
                 busy[actor.run.remote(task)] = (actor, task)
-            [reference], _ = ray.wait(list(busy), num_returns=1)
+            [reference] = _next(busy, idle, crew)
             actor, task = busy.pop(reference)
             try:
                 answer = ray.get(reference)
@@ -94,6 +94,24 @@ def work_on_ray(make: Make[T], tasks: Sequence[T], crew: Crew, show: Publish) ->
     finally:
         for actor in [*idle, *(actor for actor, _ in busy.values())]:
             ray.kill(actor)
+
+
+def _next(busy: dict[Any, tuple[Any, T | None]], idle: list[Any], crew: Crew) -> list[ray.ObjectRef]:
+    """The next reference that is ready, [] never.
+
+    Raises:
+        RunError: not one actor was there for ``resources.capacity_deadline_s``.
+    """
+    is_waiting = not idle and all(task is None for _, task in busy.values())
+    limit = crew.resources.capacity_deadline_s if is_waiting else None
+    ready, _ = ray.wait(list(busy), num_returns=1, timeout=limit)
+    if not ready:
+        lack = missing(crew) or "room: others use the cluster"
+        raise RunError(
+            f"{limit:g} s without workers (resources.capacity_deadline_s); the cluster does not offer {lack}; start "
+            "again when it does"
+        )
+    return ready
 
 
 def _start_actor(make: Make[T], crew: Crew, busy: dict[Any, tuple[Any, T | None]]) -> None:

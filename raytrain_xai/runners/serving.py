@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import os
 import signal
 import socket
 import threading
@@ -11,10 +12,10 @@ from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import FrameType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from raytrain_xai.errors import ConfigError, RunError
-from raytrain_xai.runners.cluster import connected
+from raytrain_xai.runners.cluster import connected, shortage
 from raytrain_xai.sections import ResourcesConfig
 from serve.settings import ServeSettings
 
@@ -24,6 +25,11 @@ if TYPE_CHECKING:
 APPLICATION = "raytrain-xai"
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 _KEEP_ALIVE_S = 90
+_PROXY_CHECKS = ("RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S", "1")
+"""A proxy is replaced after three checks without an answer: 3 s instead of 30 in which nobody is served. Serve's
+controller reads it where it starts, so an existing cluster has to be given it with its nodes."""
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -81,12 +87,10 @@ def deployed(settings: ServeSettings, front: Front, replica_class: type[Any] | N
         replica_class: in place of :class:`serve.app.Replica`.
     """
     replica = settings.replica
-    demand = _Replicas(
-        replica.max_replicas,
-        ResourcesConfig(cpus_per_worker=max(1, math.ceil(replica.num_cpus)), gpus_per_worker=replica.num_gpus),
-    )
+    each = ResourcesConfig(cpus_per_worker=max(1, math.ceil(replica.num_cpus)), gpus_per_worker=replica.num_gpus)
     _check_port(front)
-    with connected(demand, front.address, debug=front.debug):
+    os.environ.setdefault(*_PROXY_CHECKS)
+    with connected(_Replicas(replica.max_replicas, each), front.address, debug=front.debug):
         from ray import serve
         from ray.serve.config import HTTPOptions
 
@@ -99,11 +103,33 @@ def deployed(settings: ServeSettings, front: Front, replica_class: type[Any] | N
             request_timeout_s=2 * settings.limits.time_s,  # replicas give up earlier, and say why
         )  # fmt: skip
         serve.start(http_options=options, proxy_location="HeadOnly")
+        _check_front(front)
+        lack = shortage(_Replicas(replica.min_replicas, each)) if replica.min_replicas else None
+        if lack is not None:
+            logger.warning("%s", lack)
         try:
             _run(deployment)
             yield
         finally:
-            serve.delete(APPLICATION)  # not shutdown(): it prints alarms when the cluster ends right after
+            serve.delete(APPLICATION)
+            if front.address != "local" and not serve.status().applications:
+                serve.shutdown()  # of a cluster that ends right after, it would print alarms
+
+
+def _check_front(front: Front) -> None:
+    """On a cluster where Serve runs already, it goes on to listen where it does, and says so in a log only.
+
+    Raises:
+        RunError: that is somewhere else.
+    """
+    from ray.serve import context
+
+    there = cast(Any, context)._get_global_client().http_config  # no public way to these options in Ray 2.60
+    if (there.host, there.port) != (front.host, front.port):
+        raise RunError(
+            f"Ray Serve listens at {there.host} port {there.port} of this cluster already; give --host {there.host} "
+            f"--port {there.port}, or end it with `serve shutdown`"
+        )
 
 
 def _run(deployment: Application) -> None:

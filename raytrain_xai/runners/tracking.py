@@ -6,22 +6,37 @@ Only worker 0 tracks. Everything that arrives here is plain Python; tensors were
 from __future__ import annotations
 
 import importlib.util
-import tempfile
 import time
-from collections.abc import Callable, Mapping
-from pathlib import Path
+from collections.abc import Callable, Generator, Mapping
+from contextlib import contextmanager
 from typing import Any, Protocol
 
 from raytrain_xai.config import AnyRunConfig
-from raytrain_xai.errors import ConfigError
-from raytrain_xai.run_folder import TENSORBOARD, Attempt, RunLog, read_json, write_json
+from raytrain_xai.errors import ConfigError, DataError, RunError
+from raytrain_xai.run_folder import Attempt, RunLog, read_json, write_json
 from raytrain_xai.runners.history import Position
-from raytrain_xai.storage import Location, exists, write_bytes
+from raytrain_xai.storage import Location, exists
 
 MLFLOW_RUN = "mlflow.json"
 
 Record = dict[str, Any]
 Publish = Callable[[Record], None]
+
+
+@contextmanager
+def storing(run: Location) -> Generator[None]:
+    """For what a run stores on its way: where the storage refuses it, the run stops and can go on later.
+
+    Raises:
+        RunError: in place of the storage's DataError; names what could not be written, and how to go on.
+    """
+    try:
+        yield
+    except DataError as error:
+        raise RunError(
+            f"{error}; the run stops here and keeps its checkpoints: make room or mend the storage, then continue with "
+            f"`raytrain-xai resume {run.uri}`"
+        ) from error
 
 
 class Sink(Protocol):
@@ -38,38 +53,6 @@ class Sink(Protocol):
     def close(self, status: str) -> None:
         """End with ``FINISHED`` or ``FAILED``."""
         ...
-
-
-class TensorBoardSink:
-    """Event files in ``<run>/tensorboard``; those of a run on S3 are written locally and copied at each flush."""
-
-    def __init__(self, run: Location, resumed_at: int) -> None:
-        from tensorboardX import SummaryWriter
-
-        self._remote = None if run.is_local else run.child(TENSORBOARD)
-        self._temporary = None if run.is_local else tempfile.TemporaryDirectory(prefix="raytrain-xai-")
-        self._folder = Path(run.child(TENSORBOARD).path if self._temporary is None else self._temporary.name)
-        # purge_step hides what an interrupted attempt logged beyond the checkpoint this one resumes from.
-        self._writer = SummaryWriter(str(self._folder), purge_step=resumed_at or None)
-
-    def scalars(self, values: Mapping[str, float], step: int) -> None:
-        """See :class:`Sink`."""
-        for name, value in values.items():
-            self._writer.add_scalar(name, value, step)
-
-    def flush(self) -> None:
-        """See :class:`Sink`."""
-        self._writer.flush()
-        if self._remote is not None:
-            for file in self._folder.iterdir():
-                write_bytes(self._remote.child(file.name), file.read_bytes())
-
-    def close(self, status: str) -> None:  # noqa: ARG002 - event files know no status
-        """See :class:`Sink`."""
-        self._writer.close()
-        self.flush()
-        if self._temporary is not None:
-            self._temporary.cleanup()
 
 
 class MlflowSink:
@@ -127,7 +110,9 @@ class Tracker:
         """Continue (or begin) tracking a run at ``step``."""
         sinks: list[Sink] = []
         if config.tracking.tensorboard:
-            sinks.append(TensorBoardSink(attempt.run, step))
+            from raytrain_xai.runners.tensorboard import TensorBoardSink
+
+            sinks.append(TensorBoardSink(attempt, step))
         if config.tracking.mlflow is not None:
             sinks.append(MlflowSink(attempt.run, config, mlflow_id))
         return cls(RunLog.resume(attempt, step), sinks, publish)
@@ -143,12 +128,14 @@ class Tracker:
         The numbers of a step go to the sinks as ``train/name``, nested ones (metrics of a split) as ``val/name``.
         """
         record = {"kind": kind, "step": step, "epoch": epoch, **values}
-        self._log.add(record)
+        with storing(self.attempt.run):
+            self._log.add(record)
         self._publish(record)
         if kind == "event":
             return
-        for sink in self._sinks:
-            sink.scalars(dict(_scalars("train", values)), step)
+        with storing(self.attempt.run):
+            for sink in self._sinks:
+                sink.scalars(dict(_scalars("train", values)), step)
 
     def event(self, position: Position, event: str, message: str) -> None:
         """Record something a person should know."""
@@ -162,15 +149,17 @@ class Tracker:
 
     def flush(self) -> None:
         """Make everything recorded so far durable."""
-        self._log.flush()
-        for sink in self._sinks:
-            sink.flush()
+        with storing(self.attempt.run):
+            self._log.flush()
+            for sink in self._sinks:
+                sink.flush()
 
     def close(self, status: str) -> None:
         """Flush and end with ``FINISHED`` or ``FAILED``."""
-        self._log.flush()  # first: a superseded attempt must not touch the entries of the newer one
-        for sink in self._sinks:
-            sink.close(status)
+        with storing(self.attempt.run):
+            self._log.flush()  # first: a superseded attempt must not touch the entries of the newer one
+            for sink in self._sinks:
+                sink.close(status)
 
 
 def check_mlflow(uri: str | None) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -62,6 +62,7 @@ def start_run(config: AnyRunConfig, launch: Launch) -> Outcome:
 
     Raises:
         ConfigError, DataError, CheckpointError: wrong input; nothing was started, and no folder made.
+        StoppedError: ``launch.stop`` asked, and there is a checkpoint to resume from.
         RunError: the run failed; what it saved can be resumed.
     """
     job = _plan(config, stored=None)
@@ -135,12 +136,15 @@ def _run(job: Job, launch: Launch, begin: Callable[[], object]) -> Outcome:
             job.prepare(launch)
             from raytrain_xai.runners.ray_train import run_on_ray  # imports Ray, which reads its settings then
 
-            return Outcome(uri, run_on_ray(config, job.work, launch.publish, launch.callbacks))
+            return Outcome(uri, run_on_ray(config, job.work, launch))
     begin()
     job.prepare(launch)
     device = torch.device("cuda" if config.resources.gpus_per_worker > 0 else "cpu")
     worker = Worker(rank=0, world_size=1, device=device, publish=launch.publish, report=launch.report)
-    return Outcome(uri, job.work(worker, config))
+    if launch.stop is None:
+        return Outcome(uri, job.work(worker, config))
+    with launch.stop.at_signals():
+        return Outcome(uri, job.work(replace(worker, asked=launch.stop.asked), config))
 
 
 def _train_classifier(fingerprint: str, worker: Worker, config: RunConfig) -> dict[str, Any]:

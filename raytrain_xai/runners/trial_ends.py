@@ -10,7 +10,7 @@ from typing import Any
 from ray.tune.progress_reporter import TrialProgressCallback
 
 from raytrain_xai.run_folder import Attempt
-from raytrain_xai.runners.ray_train import send
+from raytrain_xai.runners.board import send
 from raytrain_xai.runners.tracking import Record
 from raytrain_xai.runners.trial import find_trial, measured_of, num_attempts
 from raytrain_xai.sweep_config import SweepConfig

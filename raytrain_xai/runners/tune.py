@@ -136,7 +136,7 @@ def _run(config: SweepConfig, launch: Launch, begin: Callable[[], Attempt]) -> S
     with connected(crew, launch.address, debug=launch.debug):
         concurrent = trials_at_a_time(run, cluster_capacity(), config.concurrent)
         attempt = begin()
-        from raytrain_xai.runners.ray_train import live_board  # imports Ray, which reads its settings then
+        from raytrain_xai.runners.board import live_board  # imports Ray, which reads its settings then
         from raytrain_xai.runners.sweep_tasks import order_images, write_pages
         from raytrain_xai.runners.tune_trials import Trials
 

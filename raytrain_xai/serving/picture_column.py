@@ -65,7 +65,7 @@ class PictureColumn:
                 return self._kept[group]
         with open_file(self._at) as source:
             try:
-                reader = pq.ParquetFile(source, metadata=metadata)
+                reader = pq.ParquetFile(source, metadata=metadata, page_checksum_verification=True)
                 found = reader.read_row_group(group, columns=[self._column])[self._column]
             except (pa.ArrowException, OSError) as error:
                 raise self._damaged(error) from error

@@ -20,6 +20,7 @@ from raytrain_xai.data.transforms import centre_image
 from raytrain_xai.errors import DataError
 from raytrain_xai.serving.pictures import open_picture
 from raytrain_xai.storage import Location, list_tree, read_bytes
+from raytrain_xai.storage.bucket import walk
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
 MAX_BYTES = 4 * MAX_PIXELS + 1_000_000  # of a file: the largest picture that may be decoded, not even compressed
@@ -57,10 +58,14 @@ class View:
 def find_pictures(source: Location) -> dict[str, int]:
     """Files below a folder with the suffix of a picture: name relative to it -> bytes, sorted by name.
 
+    A bucket is listed by page: other objects, and what a listing says of pictures besides, are never all in memory.
+
     Raises:
         DataError: there is no such folder, or no picture in it.
+        ConfigError: it is on S3, and boto3 is not installed.
     """
-    found = {name: size for name, size in list_tree(source).items() if name.lower().endswith(SUFFIXES)}
+    files = list_tree(source).items() if source.is_local else walk(source)
+    found = {name: size for name, size in files if name.lower().endswith(SUFFIXES)}
     if not found:
         raise DataError(f"{source.uri} holds no files ending in {', '.join(SUFFIXES)}; give the folder of the pictures")
     return found

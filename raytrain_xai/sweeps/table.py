@@ -172,13 +172,13 @@ def _column(values: Sequence[Scalar]) -> pa.Array:
 def _write(at: Location, columns: Mapping[str, pa.Array]) -> None:
     table = pa.table(columns).replace_schema_metadata({_VERSION_KEY: _VERSION})
     sink = pa.BufferOutputStream()
-    pq.write_table(table, sink)
+    pq.write_table(table, sink, write_page_checksum=True)
     write_bytes(at, sink.getvalue().to_pybytes())
 
 
 def _read(at: Location, expected: Mapping[str, pa.DataType]) -> dict[str, list[Any]]:
     try:
-        table = pq.read_table(pa.BufferReader(read_bytes(at)))
+        table = pq.read_table(pa.BufferReader(read_bytes(at)), page_checksum_verification=True)
     except (pa.ArrowException, OSError) as error:
         raise CheckpointError(f"{at.uri} is not a readable Parquet file: {' '.join(str(error).split())}") from error
     if (table.schema.metadata or {}).get(_VERSION_KEY) != _VERSION:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 import logging
 import math
+import os
 import time
 from collections.abc import Callable
 from typing import cast
@@ -83,7 +84,15 @@ def _storage(store: str | None) -> Storage:
     try:
         if store is None:
             return cast(Storage, storage_from_string("async+memory://"))
-        address, options = f"async+{store}", {"socket_timeout": _REDIS_S, "socket_connect_timeout": _REDIS_S}
-        return cast(Storage, storage_from_string(address, implementation="redispy", wrap_exceptions=True, **options))
+        options = {"socket_timeout": _REDIS_S, "socket_connect_timeout": _REDIS_S, **_account()}
+        return cast(
+            Storage, storage_from_string(f"async+{store}", implementation="redispy", wrap_exceptions=True, **options)
+        )
     except ConfigurationError as error:
         raise ConfigError(f"security.rate_store: {error}; install raytrain_xai[redis]") from error
+
+
+def _account() -> dict[str, str]:
+    """User and password of Redis, from the environment: the address of the store is shown wherever settings are."""
+    names = {"username": "RAYTRAIN_XAI_REDIS_USERNAME", "password": "RAYTRAIN_XAI_REDIS_PASSWORD"}
+    return {option: os.environ[name] for option, name in names.items() if os.environ.get(name)}

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from raytrain_xai.config import RunConfig, dump_config, load_config, load_job, parse_config
+from raytrain_xai.config import RunConfig, dump_config, load_config, load_job, parse_concept_config, parse_config
 from raytrain_xai.errors import ConfigError
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -115,6 +115,36 @@ def test_guidance_refuses_images_that_leave_their_boxes(section: dict[str, objec
     parse_config(MINIMAL | section)
     with pytest.raises(ConfigError, match="boxes do not follow.*guidance.weight=0"):
         parse_config(MINIMAL | section | {"guidance": {"weight": 0.1}})
+
+
+def test_an_elastic_run_may_share_out_a_batch_unevenly_where_its_losses_are_sums() -> None:
+    def elastic(**changes: object) -> dict[str, object]:
+        return {**MINIMAL, "workers": 4, "batch_size": 10, "resources": {"min_workers": 2}, **changes}
+
+    assert list(parse_config(elastic()).resources.sizes(4)) == [2, 3, 4]
+    parse_config(elastic(mixing={"mixup_alpha": 0.2}))  # five pairs
+    for changes, words in (
+        ({"resources": {"min_workers": 5}}, "resources.min_workers 5 is more than workers 4"),
+        ({"accumulate": 3}, "leaves some of workers x accumulate = 12 parts without an image"),
+        ({"mixing": {"mixup_alpha": 0.2}, "accumulate": 2}, "= 8 parts without a pair of images to mix"),
+        ({"mixing": {"mixup_alpha": 0.2}, "batch_size": 11}, "without a pair of images to mix"),
+        ({"resources": {"min_workers": 0}}, "greater than or equal to 1"),
+        ({"resources": {"capacity_deadline_s": 0}}, "greater than 0"),
+    ):
+        with pytest.raises(ConfigError, match=words):
+            parse_config(elastic(**changes))
+
+
+def test_elastic_shares_are_equal_where_features_or_vectors_are_gathered() -> None:
+    crd = {"teacher": "t", "kd_weight": 1, "baseline": "crd", "baseline_weight": 0.8, "form": "bernoulli"}
+    raw = {**MINIMAL, "workers": 3, "resources": {"min_workers": 1}, "distill": crd}
+    parse_config({**raw, "batch_size": 12})
+    with pytest.raises(ConfigError, match="batch_size 10 does not divide into 3 equal shares"):
+        parse_config({**raw, "batch_size": 10})
+    concepts = {"job": "concepts", "name": "c", "network": "n", "layer": "Mid3", "workers": 4, "batch_size": 16}
+    parse_concept_config(concepts)
+    with pytest.raises(ConfigError, match="batch_size 16 does not divide into 3 equal shares"):
+        parse_concept_config({**concepts, "resources": {"min_workers": 2}})
 
 
 def test_compile_is_refused_with_guidance() -> None:

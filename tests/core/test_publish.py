@@ -13,7 +13,6 @@ from typing import Any
 
 import pytest
 import torch
-import yaml
 from click.testing import CliRunner, Result
 from PIL import Image
 
@@ -27,19 +26,20 @@ from raytrain_xai.models.zoo import build_network
 from raytrain_xai.publish import publish_run, pull
 from raytrain_xai.report.page import write_report
 from raytrain_xai.runners.train import Launch, resume_run
-from raytrain_xai.storage import exists, list_names, locate, read_bytes
+from raytrain_xai.storage import exists, list_names, locate, read_bytes, write_bytes
 
 RUN_FILES = {"config.yaml", "metrics.json", "metrics.jsonl", "pareto.json", "README.md", "card.json"}
 STEP = "checkpoints/step-00000020"
+MESSAGE = "cannot reach https://alice:secret@tracking.example/x"
 
 
 @pytest.fixture(scope="module")
 def run(make_run: Any, objects: str, tmp_path_factory: pytest.TempPathFactory) -> str:
-    """With an optimiser state and averaged weights, and access keys where a configuration may hold them."""
-    uri = make_run(
-        tmp_path_factory.mktemp("runs"), "objects", objects, model="bcos_resnet_tiny",
-        tracking={"mlflow": "https://alice:secret@tracking.example/x"},
-    )  # fmt: skip
+    """With an optimiser state and averaged weights, and access keys where a message or a state may hold them."""
+    uri = make_run(tmp_path_factory.mktemp("runs"), "objects", objects, model="bcos_resnet_tiny")
+    log = locate(uri).child("metrics.jsonl")
+    told = {"kind": "event", "event": "told", "message": MESSAGE, "step": 0, "epoch": 0, "attempt": 1, "time": 1001.0}
+    write_bytes(log, read_bytes(log) + json.dumps(told).encode() + b"\n")
     folder = locate(uri).child("checkpoints", "step-00000020")
     plain = read_checkpoint(folder)
     state = plain.state | {"config": {"storage": "s3://KEY:secret%2F1@bucket/runs"}}
@@ -93,7 +93,7 @@ def test_it_holds_one_checkpoint_the_card_and_their_checksums(published: Path, r
 def test_no_access_keys_leave_the_house(published: Path) -> None:
     for file in files_of(published):
         assert b"secret" not in (published / file).read_bytes(), file
-    assert yaml.safe_load((published / "config.yaml").read_text())["tracking"]["mlflow"] == "https://tracking.example/x"
+    assert "cannot reach https://tracking.example/x" in (published / "metrics.jsonl").read_text()
     state = json.loads((published / STEP / "state.json").read_text())
     assert state["config"]["storage"] == "s3://bucket/runs"
 

@@ -97,6 +97,13 @@ def test_errors_end_the_job_as_what_they_are(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("cluster")
+def test_waiting_for_room_has_an_end(tmp_path: Path) -> None:
+    large = Crew(workers=1, resources=ResourcesConfig(cpus_per_worker=1000, capacity_deadline_s=1))
+    with pytest.raises(RunError, match=r"^1 s without workers .* the cluster does not offer 1000 CPU \(it has "):
+        run_tasks(partial(make, str(tmp_path)), [Step("a")], large, [].append)
+
+
+@pytest.mark.usefixtures("cluster")
 def test_two_workers_export_the_features_that_one_does(birds: Path, tmp_path: Path) -> None:
     weights = tmp_path / "weights.safetensors"
     torch.manual_seed(0)

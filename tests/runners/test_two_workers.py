@@ -38,6 +38,14 @@ STEPS: dict[str, dict[str, Any]] = {
         "model": {"norm_statistics": "frozen"}, "guidance": {"weight": 0.0}, "loss": {"name": "off_label_bce"},
         "mixing": {"mixup_alpha": 0.2, "cutmix_alpha": 1.0}, "data": {"repeats": 2, "policy": "trivialaugment"},
     },
+    "uneven-batch": {  # shares of 4 and 3, as an elastic run may have them
+        "model": {"norm_statistics": "batch"}, "guidance": {"weight": 0.5}, "batch_size": 7,
+        "resources": {"min_workers": 1},
+    },
+    "uneven-mixed": {  # of 3 pairs and 2
+        "model": {"norm_statistics": "frozen"}, "guidance": {"weight": 0.0}, "batch_size": 10,
+        "mixing": {"mixup_alpha": 0.2}, "loss": {"name": "off_label_bce"}, "resources": {"min_workers": 1},
+    },
 }  # fmt: skip
 LOCAL: dict[str, Any] = {
     "model": {"name": "resnet18", "norm_statistics": "local"}, "guidance": {"weight": 0.0, "attribution": "ixg"},

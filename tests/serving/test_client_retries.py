@@ -99,7 +99,9 @@ def test_an_answer_is_read_and_unknown_keys_are_left_out(service: Callable[..., 
     assert str(made_up.requests[0].url) == "http://service:8000/base/v1/models/m:predict"
 
 
-@pytest.mark.parametrize("failure", [busy(), busy(429), busy(502), busy(504), LOST_REPLICA, httpx.ReadError("cut")])
+@pytest.mark.parametrize(
+    "failure", [busy(), busy(408), busy(429), busy(502), busy(504), LOST_REPLICA, httpx.ReadError("cut")]
+)
 def test_what_may_work_again_is_sent_again(service: Callable[..., Service], failure: Reply) -> None:
     made_up = service(failure, failure, ok())
     assert client_of(made_up, retry=Retry(first_s=0.5)).predict("m", b"x")[0].classes[0].name == "bird"

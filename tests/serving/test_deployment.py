@@ -18,10 +18,10 @@ from pathlib import Path
 import httpx
 import pytest
 from PIL import Image
-from raytrain_xai_client import Client
+from raytrain_xai_client import ClassScore, Client
 from raytrain_xai_client.retry import Retry
 
-from bench.processes import replica_pids
+from bench.processes import pids_of, replica_pids
 from raytrain_xai.errors import ConfigError, RunError
 from raytrain_xai.runners.serving import Front, check_exposure, deployed
 from serve.settings import ServeSettings
@@ -121,6 +121,41 @@ def test_a_replica_that_is_killed_under_load_loses_nothing_that_clients_do_not_g
         for each in asking:
             each.result(_PATIENCE_S)  # raises what a client could not get over
     assert replica_pids() not in ([], [pid])
+
+
+@pytest.mark.ray
+def test_a_proxy_that_is_killed_is_replaced_and_no_answer_was_wrong(url: str) -> None:
+    [proxy], replicas = pids_of(b"ray::ProxyActor"), replica_pids()
+    patient = Retry(attempts=400, most_s=0.5)
+    with Client(url, retry=patient) as client:
+        expected = [client.predict("scenes", picture(shade))[0].classes[0] for shade in range(3)]
+    answered: list[bool] = []
+    killed = threading.Event()
+
+    def ask(shade: int) -> None:
+        with Client(url, retry=patient) as client:
+            while not killed.is_set():
+                answered.append(is_same(client.predict("scenes", picture(shade))[0].classes[0], expected[shade]))
+            answered.extend(
+                is_same(client.predict("scenes", picture(shade))[0].classes[0], expected[shade]) for _ in range(5)
+            )
+
+    with ThreadPoolExecutor(3) as pool:
+        asking = [pool.submit(ask, shade) for shade in range(3)]
+        while len(answered) < 10:
+            time.sleep(0.01)
+        os.kill(proxy, signal.SIGKILL)
+        killed.set()
+        for each in asking:
+            each.result(_PATIENCE_S)  # raises what a client could not get over
+    assert all(answered)
+    assert pids_of(b"ray::ProxyActor") not in ([], [proxy])
+    assert replica_pids() == replicas
+
+
+def is_same(found: ClassScore, expected: ClassScore) -> bool:
+    """Whether two answers agree; those of a batch differ in the last digits from those alone."""
+    return found.name == expected.name and found.logit == pytest.approx(expected.logit, abs=1e-4)
 
 
 @pytest.mark.ray

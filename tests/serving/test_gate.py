@@ -11,6 +11,7 @@ from typing import Annotated, Any
 
 import pytest
 from fastapi import Depends, FastAPI, Request
+from limits.storage import storage_from_string
 from raw_asgi import Exchange, Parts, exchange, refused, scope_of, settings
 from starlette.responses import HTMLResponse
 
@@ -274,6 +275,19 @@ def test_store_of_rates_is_redis_and_its_absence_is_told(monkeypatch: pytest.Mon
     monkeypatch.setitem(sys.modules, "redis", None)
     with pytest.raises(ConfigError, match=r"install raytrain_xai\[redis\]"):
         make_app(Parts(settings(security={"requests_per_minute": 1, "rate_store": "redis://h"})))
+
+
+def test_the_password_of_the_store_of_rates_comes_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    given: dict[str, Any] = {}
+
+    def storage(uri: str, **options: Any) -> Any:
+        given.update(options, uri=uri)
+        return storage_from_string("async+memory://")
+
+    monkeypatch.setattr(rate, "storage_from_string", storage)
+    monkeypatch.setenv("RAYTRAIN_XAI_REDIS_PASSWORD", "sesame")
+    make_app(Parts(settings(security={"requests_per_minute": 1, "rate_store": "rediss://cache:6379"})))
+    assert (given["uri"], given["password"], "username" in given) == ("async+rediss://cache:6379", "sesame", False)
 
 
 def test_silent_store_of_rates_is_503(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:

@@ -62,6 +62,17 @@ def test_row_group_cache_is_bounded(birds: str) -> None:
         assert sum(table.num_rows for table in stored._cache.values()) <= 2 * ROW_GROUP_ROWS
 
 
+def test_descriptions_of_files_are_bounded_and_made_again(tmp_path: Path) -> None:
+    source = read_scenes_birds(str(embedded_scenes()), SceneOptions(num_train=150, size=32))
+    prepare(source, str(tmp_path / "small"), shard_rows=16)
+    stored = StoredSplit(str(tmp_path / "small"), "train")
+    stored._described_rows = 3 * 16
+    plain = pa.concat_tables([pq.read_table(f) for f in sorted((tmp_path / "small" / "train").iterdir())])
+    for index in (0, 149, 20, 40, 60, 0, 21):
+        assert stored.encoded(index)[0] == plain["image"][index].as_py()
+        assert len(stored._described) <= 3
+
+
 def _encoded(stored: StoredSplit, index: int) -> bytes:
     return stored.encoded(index)[0]
 

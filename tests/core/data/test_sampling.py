@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from raytrain_xai.data.sampling import epoch_order, evaluation_plan, repeated, training_plan
+from raytrain_xai.data.sampling import TrainingPlan, WorkerPlan, epoch_order, evaluation_plan, repeated, training_plan
 from raytrain_xai.errors import DataError
 
 SHARDS = (40, 40, 13, 7)
@@ -43,16 +43,17 @@ def test_large_window_spreads_rows_evenly() -> None:
     assert np.abs(positions.mean(axis=0) - 24.5).max() < 4.5 * error
 
 
-@pytest.mark.parametrize("parts", [1, 2, 4, 8])
-def test_parts_of_a_step_are_the_same_samples_whatever_their_number(parts: int) -> None:
+@pytest.mark.parametrize("nearby", [False, True])
+@pytest.mark.parametrize("parts", [1, 2, 3, 4, 7, 8, 16])
+def test_parts_of_a_step_are_the_same_samples_whatever_their_number(parts: int, nearby: bool) -> None:
     order = epoch_order(SHARDS, 32, 0, 0)
     annotated = np.arange(100) % 7 == 0
-    steps = training_plan(order, annotated, batch_size=16, parts=parts, epoch=0)
+    steps = training_plan(order, annotated, batch_size=16, parts=parts, epoch=0, nearby=nearby)
     assert len(steps) == 6  # 100 // 16, the incomplete last step is dropped
     for number, step in enumerate(steps):
         members = order[16 * number : 16 * number + 16]
         assert sorted(np.concatenate([plan.indices for plan in step])) == sorted(members)
-        assert {len(plan.indices) for plan in step} == {16 // parts}
+        assert {len(plan.indices) for plan in step} == {16 // parts, -(-16 // parts)}
         assert {plan.step_annotated for plan in step} == {int(annotated[members].sum())}
         counts = [len(plan.annotated_rows) for plan in step]
         assert sum(counts) == annotated[members].sum()
@@ -62,10 +63,33 @@ def test_parts_of_a_step_are_the_same_samples_whatever_their_number(parts: int) 
             assert plan.step_size == 16
 
 
-def test_workers_share_annotated_samples_evenly_over_accumulated_parts() -> None:
-    steps = training_plan(np.arange(64), np.arange(64) < 21, batch_size=64, parts=2 * 4, epoch=0)
+@pytest.mark.parametrize("nearby", [False, True])
+def test_workers_share_annotated_samples_evenly_over_accumulated_parts(nearby: bool) -> None:
+    steps = training_plan(np.arange(64), np.arange(64) < 21, batch_size=64, parts=2 * 4, epoch=0, nearby=nearby)
     per_worker = [sum(len(plan.annotated_rows) for plan in steps[0][rank::2]) for rank in range(2)]
     assert sorted(per_worker) == [10, 11]
+
+
+def test_neighbours_go_to_one_part() -> None:
+    """Rows 0 to 7, of which 1, 4 and 6 are annotated, in two parts: two and one of them, then the first rows left."""
+    order, annotated = np.array([5, 1, 7, 4, 0, 6, 3, 2]), np.isin(np.arange(8), [1, 4, 6])
+    ((first, second),) = training_plan(order, annotated, batch_size=8, parts=2, epoch=0, nearby=True)
+    assert first.indices.tolist() == [1, 4, 0, 2] and first.annotated_rows.tolist() == [0, 1]
+    assert second.indices.tolist() == [6, 3, 5, 7] and second.annotated_rows.tolist() == [0]
+
+
+def groups_read(steps: TrainingPlan, rank: int, world_size: int) -> int:
+    return len({int(row) // 64 for plan in WorkerPlan(steps, 0, rank, world_size) for row in plan.indices})
+
+
+def test_a_worker_reads_near_its_share_of_the_files() -> None:
+    """Of the 64 row groups of a window, eight workers need 8 each; dealt out at random each of them needs all."""
+    order, annotated = epoch_order((512,) * 8, 4096, 0, 0), np.arange(4096) % 3 == 0
+    for nearby, most in ((False, 64), (True, 24)):
+        steps = training_plan(order, annotated, batch_size=512, parts=8, epoch=0, nearby=nearby)
+        read = [groups_read(steps, rank, 8) for rank in range(8)]
+        assert max(read) <= most and sum(read) >= 64
+        assert nearby or min(read) == 64
 
 
 def test_split_smaller_than_a_batch_is_refused() -> None:
@@ -125,3 +149,16 @@ def test_a_limited_evaluation_takes_rows_at_even_distances_whatever_the_workers(
     assert shares == [[[0, 2]], [[5, 7]]]
     whole = evaluation_plan(10, 3, rank=0, world_size=1, max_images=99)
     assert [plan.indices.tolist() for plan in whole] == [[0, 1, 2], [3, 4, 5], [6, 7, 8], [9]]
+
+
+def test_a_worker_draws_its_parts_of_every_step_from_any_step_on() -> None:
+    order = epoch_order(SHARDS, 32, 0, 0)
+    steps = training_plan(order, np.arange(100) % 7 == 0, batch_size=16, parts=2 * 4, epoch=0)
+    for rank in range(2):
+        expected = [plan.indices.tolist() for step in steps for plan in step[rank::2]]
+        for first_step in (0, 4, 6):
+            own = WorkerPlan(steps, first_step, rank, world_size=2)
+            assert [plan.indices.tolist() for plan in own] == expected[4 * first_step :]
+            assert len(own) == len(expected) - 4 * first_step
+    with pytest.raises(IndexError):
+        steps[6]

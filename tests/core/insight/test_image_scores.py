@@ -8,7 +8,8 @@ import pytest
 import torch
 from sklearn.metrics import average_precision_score
 
-from raytrain_xai.insight.image_scores import average_precision, image_scores, mean_average_precision
+from raytrain_xai.insight.image_scores import image_scores, mean_average_precision
+from raytrain_xai.ranking import average_precision
 
 
 @pytest.mark.parametrize("distinct", [1000, 4], ids=["all different", "many equal"])

@@ -9,6 +9,8 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
+import torch
+from faulty_storage import at_random, faulty_storage
 
 from raytrain_xai.concept_runs.catalogue_files import read_catalogue
 from raytrain_xai.concept_runs.names import propose, rename
@@ -19,9 +21,12 @@ from raytrain_xai.runners.tasks import Crew
 from raytrain_xai.sections import ResourcesConfig
 from raytrain_xai.serving.catalogue_view import CatalogueView, open_views
 from raytrain_xai.serving.concept_view import ConceptQuery, Sort
+from raytrain_xai.serving.engine import Job, run_jobs
+from raytrain_xai.serving.jobs import Question
 from raytrain_xai.serving.live_names import LiveNames
 from raytrain_xai.serving.picture_column import PictureColumn
-from raytrain_xai.storage import locate, write_bytes
+from raytrain_xai.serving.served_model import ModelKey, RunAddress, ServedModel
+from raytrain_xai.storage import locate, write_bytes, write_files
 
 CONCEPTS = 24
 
@@ -281,3 +286,26 @@ def test_a_run_on_s3(run: str, view: CatalogueView, s3_storage: str) -> None:
     here.rename(11, "seen from both")
     assert there.names.refresh().names[11] == "seen from both"
     assert there.find(ConceptQuery("FROM BOTH")) == [11]
+
+
+def test_weights_and_catalogue_come_straight_from_a_bucket_that_fails(
+    run: str, view: CatalogueView, s3_storage: str
+) -> None:
+    """Every fifth request fails; what is served is what the run on disk serves."""
+    server = s3_storage.partition("endpoint_override=")[2].partition("&")[0]
+    quiet = locate(s3_storage).child("run")
+    files = (path for path in Path(run).rglob("*") if path.is_file())
+    write_files(quiet, ((path.relative_to(run).as_posix(), path.read_bytes()) for path in files))
+    with faulty_storage(server, at_random(0.2, ("500", "503", "reset", "truncate"))) as proxy:
+        at = locate(quiet.uri.replace(server, proxy.address))
+        there, here = (ServedModel.load(ModelKey("m", "1"), RunAddress(uri)) for uri in (at.uri, run))
+        question = Question("trace", classes=1, top=3)
+        images = torch.randint(256, (2, 3, 48, 48), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+        remote, local = (run_jobs([Job(model, images, question)])[0] for model in (there, here))
+        assert not isinstance(remote, Exception) and not isinstance(local, Exception)
+        assert [answer.logits.tolist() for answer in remote] == [answer.logits.tolist() for answer in local]
+        catalogue = CatalogueView(at)
+        assert catalogue.find(ConceptQuery()) == view.find(ConceptQuery())
+        assert catalogue.map(5, 0) == view.map(5, 0)
+        assert catalogue.photograph(5, 0) == view.photograph(5, 0)
+        assert sum(proxy.faults().values()) > 5

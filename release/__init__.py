@@ -1,0 +1,1 @@
+"""What a release needs besides the code: an audit of its dependencies, an inventory, signed notes."""

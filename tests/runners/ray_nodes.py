@@ -1,0 +1,135 @@
+"""Ray nodes on loopback as trees of processes of their own, which a test can kill as a machine is lost: all at once."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Generator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from bench.processes import descendants
+
+_OBJECT_STORE_BYTES = 80 << 20
+_PATIENCE_S = 180
+_LOG, _STARTED = "nodes.log", "Ray runtime started."
+_REPOSITORY = Path(__file__).resolve().parents[2]
+_SETTINGS = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_AUTH_MODE": "token",
+    "RAY_health_check_initial_delay_ms": "1000",  # a lost node is noticed after about 3 s, not 15 s
+    "RAY_health_check_period_ms": "1000",
+    "RAY_health_check_failure_threshold": "3",
+}
+
+
+@dataclass(frozen=True)
+class Node:
+    """A machine of the cluster: ``ray start --block`` and all below it."""
+
+    process: subprocess.Popen[bytes]
+
+    def kill(self) -> None:
+        """End every process of the node at once, as a power cut does."""
+        kill_tree(self.process)
+
+
+@dataclass(frozen=True)
+class Nodes:
+    """A cluster whose head offers no CPU.
+
+    Attributes:
+        address: ``127.0.0.1:PORT`` of the head.
+        env: for whoever joins, with the token.
+        head: the first machine.
+        folder: where Ray keeps its sockets and logs.
+        workers: the other machines, those killed included.
+    """
+
+    address: str
+    env: dict[str, str]
+    head: Node
+    folder: Path
+    workers: list[Node] = field(default_factory=list)
+
+    def add(self, num_cpus: int = 1, *own: str) -> Node:
+        """One more machine; it joins some seconds later."""
+        node = _start(["--address", self.address, "--num-cpus", str(num_cpus), *own], self.env, self.folder)
+        self.workers.append(node)
+        return node
+
+
+@contextmanager
+def nodes(workers: int, dashboard: int | None = None, head_cpus: int = 0) -> Generator[Nodes]:
+    """A cluster of a head and ``workers`` nodes of one CPU for the time of the block; nothing is left of it.
+
+    Args:
+        dashboard: its port on loopback; None: none, and no jobs.
+        head_cpus: what the head offers.
+    """
+    folder = Path(tempfile.mkdtemp(prefix="rxn-"))  # short: socket paths are limited
+    env = {**os.environ, **_SETTINGS, "RAY_AUTH_TOKEN": secrets.token_hex(16), "PYTHONPATH": str(_REPOSITORY)}
+    port = free_port()
+    head = ["--head", "--port", str(port), "--num-cpus", str(head_cpus)]
+    head += ["--include-dashboard", str(dashboard is not None).lower()]
+    head += [] if dashboard is None else ["--dashboard-host", "127.0.0.1", "--dashboard-port", str(dashboard)]
+    cluster = Nodes(f"127.0.0.1:{port}", env, _start([*head, "--temp-dir", str(folder)], env, folder), folder)
+    try:
+        _wait_until_started(cluster)
+        for _ in range(workers):
+            cluster.add()
+        _wait_until_started(cluster)
+        yield cluster
+    finally:
+        for node in (*cluster.workers, cluster.head):
+            node.kill()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def free_port() -> int:
+    """A port on loopback that nobody has right now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def kill_tree(process: subprocess.Popen[bytes]) -> None:
+    """SIGKILL a child of this process and all its descendants; first stopped, so that none starts another meanwhile."""
+    family = [process.pid, *descendants(process.pid)]
+    for signal_number in (signal.SIGSTOP, signal.SIGKILL):
+        for pid in family:
+            try:
+                os.kill(pid, signal_number)
+            except ProcessLookupError:
+                continue
+        family += [pid for pid in descendants(process.pid) if pid not in family]
+    process.wait(_PATIENCE_S)
+
+
+def _start(arguments: list[str], env: dict[str, str], folder: Path) -> Node:
+    command = [
+        str(Path(sys.executable).parent / "ray"), "start", "--block", "--node-ip-address", "127.0.0.1",
+        "--object-store-memory", str(_OBJECT_STORE_BYTES), "--disable-usage-stats",
+        "--dashboard-agent-listen-port", str(free_port()),  # otherwise one port for all, and jobs find no agent
+        *arguments,
+    ]  # fmt: skip
+    with (folder / _LOG).open("ab") as log:
+        return Node(subprocess.Popen(command, env=env, stdout=log, stderr=log, stdin=subprocess.DEVNULL))
+
+
+def _wait_until_started(cluster: Nodes) -> None:
+    """Until every machine says so: an open port of the head does not mean yet that one can join there."""
+    machines = (cluster.head, *cluster.workers)
+    until = time.monotonic() + _PATIENCE_S
+    while (log := (cluster.folder / _LOG).read_text(errors="replace")).count(_STARTED) < len(machines):
+        assert all(machine.process.poll() is None for machine in machines), f"a machine ended: {log}"
+        assert time.monotonic() < until, f"machines do not start: {log}"
+        time.sleep(0.1)

@@ -1,0 +1,87 @@
+"""A run on a cluster loses, one after the other, everything that can be lost, and ends as if nothing had happened."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from driver import driver
+from mortal import train_together
+from ray_nodes import nodes
+
+from bench.processes import descendants, is_train_worker, pids_of
+from raytrain_xai.config import RunConfig
+
+MakeConfig = Callable[..., RunConfig]
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(600)]
+_STEP = r"^epoch \d+ step \d+:"
+_PATIENCE_S = 60
+
+
+def train_workers() -> list[int]:
+    return [pid for pid in descendants(os.getpid()) if is_train_worker(pid)]
+
+
+def results(config: RunConfig) -> dict[str, bytes]:
+    """What a run has to show: the files of its last checkpoint, and its metrics."""
+    run = Path(config.storage) / config.name
+    last = max((run / "checkpoints").iterdir())
+    files = {file.name: file.read_bytes() for file in last.glob("*.safetensors")}
+    return {"last": last.name.encode(), "metrics": (run / "metrics.json").read_bytes(), **files}
+
+
+def test_a_run_outlives_board_node_driver_newest_checkpoint_and_head(make_config: MakeConfig, tmp_path: Path) -> None:
+    changes = {"workers": 2, "epochs": 40, "evaluation": {"every_epochs": 10}}
+    straight = make_config(name="straight", **changes)
+    moved = make_config(name="moved", checkpoint={"every_steps": 2}, **changes)
+    run = Path(moved.storage) / moved.name
+    (tmp_path / "moved.yaml").write_text(json.dumps(moved.model_dump(mode="json")))
+    train_together(straight)
+
+    with nodes(2) as cluster:
+        where = ("--address", cluster.address)
+        with driver("train", str(tmp_path / "moved.yaml"), *where, env=cluster.env) as first:
+            first.wait_for(_STEP)
+            [board] = pids_of(b"ray::ProgressBoard")
+            os.kill(board, signal.SIGKILL)
+            first.wait_for(_STEP)  # another board took its place
+
+            cluster.workers[0].kill()
+            cluster.add()
+            first.wait_for("^start: attempt 2 on 2 worker")
+            first.wait_for(_STEP)
+            first.process.kill()
+        until = time.monotonic() + _PATIENCE_S
+        while train_workers() and time.monotonic() < until:
+            time.sleep(0.1)
+        assert not train_workers(), "workers do not outlive their driver"
+        assert not (run / "metrics.json").exists()
+
+        newest = max((run / "checkpoints").glob("*/manifest.json")).parent / "model.safetensors"
+        newest.write_bytes(newest.read_bytes()[:-1])
+        with driver("resume", str(run), *where, env=cluster.env) as second:
+            second.wait_for(
+                f"^fallback: .*{newest.parent.name} is damaged: model.safetensors has .*; resumed from step "
+            )
+            second.wait_for("^start: attempt 3 ")
+            second.wait_for(_STEP)
+            cluster.head.kill()
+            code, lines = second.end()
+    assert code == 1, lines
+    assert lines[-1].startswith("error: lost the Ray cluster, or the machine that runs this on it"), lines
+    assert lines[-1].endswith(f"continue with `raytrain-xai resume {run}`")
+    assert not any("Traceback" in line for line in lines)
+    assert not (run / "metrics.json").exists()
+
+    with nodes(2) as cluster, driver("resume", str(run), "--address", cluster.address, env=cluster.env) as third:
+        code, lines = third.end()
+    assert code == 0, lines
+    assert len(list((run / "attempts").iterdir())) == 4
+    assert results(moved) == results(straight)
+    logged = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert [record["step"] for record in logged if record["kind"] == "step"] == list(range(1, 121))
