@@ -1,5 +1,5 @@
 # Two commands for a fresh machine: `make demo` and `make test`. Both install into .venv first.
-.PHONY: demo test lint bench clean
+.PHONY: demo test lint bench audit sbom clean
 PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
@@ -37,6 +37,15 @@ lint: $(STAMP)
 
 bench: $(STAMP)
 	$(BIN)/python -m bench
+
+audit: $(STAMP)
+	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[audit]'
+	$(BIN)/python -m release.audit
+
+sbom: $(STAMP)
+	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[audit]'
+	mkdir -p dist
+	$(BIN)/cyclonedx-py environment --pyproject pyproject.toml --output-reproducible --of JSON --output-file dist/sbom.json $(BIN)/python
 
 clean:
 	rm -rf .venv

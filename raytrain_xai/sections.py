@@ -274,7 +274,7 @@ class ResourcesConfig(Section):
     min_workers: int | None = Field(default=None, ge=1)
     """Elastic: train on as many of ``workers`` as the cluster offers, no fewer than this; nothing: on all or none.
     Batch and learning rate stay what they are: the workers that are there share out the batch."""
-    capacity_deadline_s: float | None = Field(default=None, gt=0)
+    capacity_deadline_s: float | None = Field(default=86400.0, gt=0)
     """Seconds without enough workers, at the start or after a loss, that end the run; nothing: wait as long as it
     takes."""
 

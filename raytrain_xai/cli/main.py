@@ -26,7 +26,6 @@ from raytrain_xai.cli.localise import localise_command
 from raytrain_xai.cli.model import eval_command, explain_command, report_command
 from raytrain_xai.cli.models import models_group
 from raytrain_xai.cli.scale import scale_command
-from raytrain_xai.cli.scale import scale_command
 from raytrain_xai.cli.serve import serve_command
 from raytrain_xai.cli.serve_keys import serve_keys_group
 from raytrain_xai.cli.storage import storage_group
@@ -70,7 +69,6 @@ cli.add_command(serve_keys_group)
 cli.add_command(drift_command)
 cli.add_command(cluster_group)
 cli.add_command(storage_group)
-cli.add_command(scale_command)
 cli.add_command(scale_command)
 cli.add_command(config_group)
 

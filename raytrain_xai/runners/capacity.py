@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from raytrain_xai.config import AnyRunConfig
 from raytrain_xai.errors import ConfigError
@@ -21,8 +20,8 @@ class Capacity:
     """Resources by Ray's names (CPU, GPU).
 
     Attributes:
-        total: of the whole cluster, grown as far as its autoscaler may.
-        nodes: of every node, and of every kind of node that the autoscaler may add.
+        total: of the whole cluster.
+        nodes: of every node.
     """
 
     total: Mapping[str, float]
@@ -58,50 +57,51 @@ def check_machine(run: AnyRunConfig) -> None:
 def trials_at_a_time(run: AnyRunConfig, capacity: Capacity, wanted: int | None) -> int:
     """How many trials train together: ``wanted``, or as many as there is room for.
 
+    Ray does not tell how far an autoscaler may grow its cluster. So where not one trial with workers of its own fits
+    now, ``wanted`` is taken as it is; ``resources.capacity_deadline_s`` bounds the wait for nodes.
+
     Raises:
-        ConfigError: not even one trial will ever fit, or one of its workers fits on no node.
+        ConfigError: not even one trial fits, or one of its workers fits on no node.
     """
     workers, need = max(run.workers, 1), _per_worker(run)
     alone = {**need, "CPU": need["CPU"] + (DRIVER_CPUS / workers if run.workers else 0.0)}
+    lack = _lack(need, capacity) or _lack_of_a_trial(alone, workers, capacity)
+    if lack is None:
+        room = min(math.floor(capacity.total[name] / (each * workers) + 1e-9) for name, each in alone.items())
+        return min(wanted, room) if wanted is not None else room
+    if wanted is not None and run.workers:
+        return wanted
+    hint = "; where an autoscaler adds nodes, say how many trials are to train together: concurrent"
+    raise ConfigError(lack + (hint if run.workers else ""))
+
+
+def _lack(need: Mapping[str, float], capacity: Capacity) -> str | None:
     for name, each in need.items():
         largest = max((node.get(name, 0.0) for node in capacity.nodes), default=0.0)
         if each > largest:
-            raise ConfigError(
+            return (
                 f"a worker needs {each:g} {name} (resources.{name.lower()}s_per_worker), the largest node of this "
                 f"cluster has {largest:g}; set less, or use a cluster with larger nodes"
             )
+    return None
+
+
+def _lack_of_a_trial(alone: Mapping[str, float], workers: int, capacity: Capacity) -> str | None:
     for name, each in alone.items():
         most = capacity.total.get(name, 0.0)
         if each * workers > most:
-            raise ConfigError(
-                f"one trial needs {each * workers:g} {name} ({workers} worker(s)), this cluster can never give more "
-                f"than {most:g}; set fewer workers or less in resources"
+            return (
+                f"one trial needs {each * workers:g} {name} ({workers} worker(s)), this cluster has {most:g}; set "
+                "fewer workers or less in resources"
             )
-    room = min(math.floor(capacity.total[name] / (each * workers) + 1e-9) for name, each in alone.items())
-    return min(wanted, room) if wanted is not None else room
+    return None
 
 
 def cluster_capacity() -> Capacity:
-    """What the connected cluster has, or may grow to where its autoscaler tells."""
+    """What the connected cluster has now."""
     import ray
-    from ray.util.client import ray as client
 
-    if client.is_connected():  # the state below is out of reach of a client
-        return ray.get(ray.remote(num_cpus=0)(_capacity).remote())
-    return _capacity()
-
-
-def _capacity() -> Capacity:
-    import ray
-    from ray._private.state import state  # no public way to the limits of the autoscaler in Ray 2.60; Ray Data does so
-
-    nodes: list[Mapping[str, float]] = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    now = ray.cluster_resources()
-    most: Mapping[str, Any] = state.get_max_resources_from_cluster_config() or {}
-    config = state.get_cluster_config()
-    kinds = [dict(group.resources) for group in config.node_group_configs] if config is not None else []
-    total = {name: max(now.get(name, 0.0), float(most.get(name, 0.0))) for name in {*now, *most}}
-    return Capacity(total, [*nodes, *kinds])
+    return Capacity(ray.cluster_resources(), [node["Resources"] for node in ray.nodes() if node["Alive"]])
 
 
 def _per_worker(run: AnyRunConfig) -> dict[str, float]:
