@@ -13,7 +13,7 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 MINIMAL = {"name": "run", "epochs": 1, "data": {"path": "d"}, "model": {"name": "resnet18"}}
 
 
-SHIPPED = sorted((REPOSITORY / "configs").rglob("*.yaml"))
+SHIPPED = sorted(file for file in (REPOSITORY / "configs").rglob("*.yaml") if file.parent.name != "scaling")  # no jobs
 
 
 @pytest.mark.parametrize("file", [file for file in SHIPPED if "\nbase:" not in file.read_text()], ids=lambda f: f.stem)

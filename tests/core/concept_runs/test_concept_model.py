@@ -131,7 +131,7 @@ def test_jobs_are_told_apart() -> None:
         ({"sae": {"latents": 8, "k": 9}}, "sae.k=9 is more than the sae.latents=8"),
         ({"sae": {"kind": "vq"}}, "expected tags: 'topk'"),
         ({"batch_size": 10, "workers": 3}, "does not divide into 3 equal shares"),
-        ({"parallel": "dictionary", "workers": 3}, "sae.latents=8192 does not divide into 3"),
+        ({"parallel": "dictionary", "workers": 3}, "sae.latents 8192 does not divide into 3"),
         ({"layer": None}, "layer: .*got None"),
     ],
 )
