@@ -275,8 +275,7 @@ class ResourcesConfig(Section):
     """Elastic: train on as many of ``workers`` as the cluster offers, no fewer than this; nothing: on all or none.
     Batch and learning rate stay what they are: the workers that are there share out the batch."""
     capacity_deadline_s: float | None = Field(default=86400.0, gt=0)
-    """Seconds without enough workers, at the start or after a loss, that end the run; nothing: wait as long as it
-    takes."""
+    """Seconds without enough workers, at the start or after a loss, that end the run; nothing: it waits on."""
 
     def sizes(self, workers: int) -> range:
         """Numbers of workers that a run with at most ``workers`` may train on.

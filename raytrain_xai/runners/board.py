@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Generator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Generator
+from concurrent.futures import Future, wait
 from contextlib import contextmanager
 from typing import Any
 
@@ -18,6 +18,7 @@ from raytrain_xai.runners.worker import Halt
 
 _POLL_S = 0.5
 _ASK_S = 0.25
+_LAST_WORDS_S = 5.0  # for the records of a run that failed
 
 
 class ProgressBoard:
@@ -111,13 +112,29 @@ def live_board(publish: Publish, stop: StopRequest | None = None) -> Generator[A
             for record in ray.get(board.take.remote()):
                 publish(record)
 
-    with ThreadPoolExecutor(1) as executor:
-        polling = executor.submit(poll)
+    polling = _in_background(poll)
+    try:
+        yield board
+    except BaseException:
+        done.set()
+        wait([polling], timeout=_LAST_WORDS_S)  # where the cluster is gone, the board never answers
+        raise
+    done.set()
+    polling.result()
+
+
+def _in_background(work: Callable[[], None]) -> Future[None]:
+    """Do something in a thread that the end of this process does not wait for, unlike those of an executor."""
+    result: Future[None] = Future()
+
+    def run() -> None:
         try:
-            yield board
-        finally:
-            done.set()
-        polling.result()
+            result.set_result(work())
+        except BaseException as error:
+            result.set_exception(error)
+
+    threading.Thread(target=run, daemon=True).start()
+    return result
 
 
 def _lasting() -> dict[str, Any]:
