@@ -88,6 +88,7 @@ def fake_nodes(most: int, *, idle_s: float, environment: Mapping[str, str]) -> G
     head = {
         **joining, **environment, _MARK: cluster.name, "RAY_FAKE_CLUSTER": "1", "AUTOSCALER_UPDATE_INTERVAL_S": "1",
         "RAY_enable_autoscaler_v2": "1", "RAY_raylet_start_wait_time_s": str(_START_S),
+        "RAY_agent_register_timeout_ms": str(1000 * _START_S),
         "RAY_CLOUD_INSTANCE_ID": _HEAD_ID, "RAY_OVERRIDE_NODE_ID_FOR_TESTING": _HEAD_ID,
     }  # fmt: skip
     command = [

@@ -25,6 +25,7 @@ _REPOSITORY = Path(__file__).resolve().parents[2]
 _SETTINGS = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_AUTH_MODE": "token",
+    "RAY_agent_register_timeout_ms": "120000",  # a node whose agents need more than 10 s to start ends otherwise
     "RAY_health_check_initial_delay_ms": "1000",  # a lost node is noticed after about 3 s, not 15 s
     "RAY_health_check_period_ms": "1000",
     "RAY_health_check_failure_threshold": "3",
