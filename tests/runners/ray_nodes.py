@@ -87,7 +87,7 @@ def nodes(workers: int, dashboard: int | None = None, head_cpus: int = 0) -> Gen
         _wait_until_started(cluster)
         for _ in range(workers):
             cluster.add()
-        _wait_until_started(cluster)
+            _wait_until_started(cluster)  # two that start together choose the same name for their socket, and end
         yield cluster
     finally:
         for node in (*cluster.workers, cluster.head):
