@@ -20,7 +20,7 @@ from bench.processes import descendants
 
 _OBJECT_STORE_BYTES = 80 << 20
 _PATIENCE_S = 180
-_LOG, _STARTED = "nodes.log", "Ray runtime started."
+_STARTED, _TRIES = "Ray runtime started.", 3
 _REPOSITORY = Path(__file__).resolve().parents[2]
 _SETTINGS = {
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -37,6 +37,17 @@ class Node:
     """A machine of the cluster: ``ray start --block`` and all below it."""
 
     process: subprocess.Popen[bytes]
+    log: Path
+
+    def has_started(self) -> bool:
+        """Waits until it says so; False when it gave up, as Ray does after 30 s on a machine that is busy."""
+        until = time.monotonic() + _PATIENCE_S
+        while _STARTED not in self.log.read_text(errors="replace"):
+            if self.process.poll() is not None:
+                return False
+            assert time.monotonic() < until, f"a machine does not start: {self.log.read_text(errors='replace')}"
+            time.sleep(0.1)
+        return True
 
     def kill(self) -> None:
         """End every process of the node at once, as a power cut does."""
@@ -84,10 +95,10 @@ def nodes(workers: int, dashboard: int | None = None, head_cpus: int = 0) -> Gen
     head += [] if dashboard is None else ["--dashboard-host", "127.0.0.1", "--dashboard-port", str(dashboard)]
     cluster = Nodes(f"127.0.0.1:{port}", env, _start([*head, "--temp-dir", str(folder)], env, folder), folder)
     try:
-        _wait_until_started(cluster)
-        for _ in range(workers):
-            cluster.add()
-            _wait_until_started(cluster)  # two that start together choose the same name for their socket, and end
+        assert cluster.head.has_started(), cluster.head.log.read_text(errors="replace")
+        for _ in range(workers):  # one after the other: together they choose the same name for their socket, and end
+            started = (cluster.add().has_started() for _ in range(_TRIES))
+            assert any(started), cluster.workers[-1].log.read_text(errors="replace")
         yield cluster
     finally:
         for node in (*cluster.workers, cluster.head):
@@ -104,6 +115,8 @@ def free_port() -> int:
 
 def kill_tree(process: subprocess.Popen[bytes]) -> None:
     """SIGKILL a child of this process and all its descendants; first stopped, so that none starts another meanwhile."""
+    if process.poll() is not None:
+        return  # killed before: by now its number may be that of another process
     family = [process.pid, *descendants(process.pid)]
     for signal_number in (signal.SIGSTOP, signal.SIGKILL):
         for pid in family:
@@ -122,15 +135,7 @@ def _start(arguments: list[str], env: dict[str, str], folder: Path) -> Node:
         "--dashboard-agent-listen-port", str(free_port()),  # otherwise one port for all, and jobs find no agent
         *arguments,
     ]  # fmt: skip
-    with (folder / _LOG).open("ab") as log:
-        return Node(subprocess.Popen(command, env=env, stdout=log, stderr=log, stdin=subprocess.DEVNULL))
-
-
-def _wait_until_started(cluster: Nodes) -> None:
-    """Until every machine says so: an open port of the head does not mean yet that one can join there."""
-    machines = (cluster.head, *cluster.workers)
-    until = time.monotonic() + _PATIENCE_S
-    while (log := (cluster.folder / _LOG).read_text(errors="replace")).count(_STARTED) < len(machines):
-        assert all(machine.process.poll() is None for machine in machines), f"a machine ended: {log}"
-        assert time.monotonic() < until, f"machines do not start: {log}"
-        time.sleep(0.1)
+    with tempfile.NamedTemporaryFile(prefix="node-", suffix=".log", dir=folder, delete=False) as log:
+        return Node(
+            subprocess.Popen(command, env=env, stdout=log, stderr=log, stdin=subprocess.DEVNULL), Path(log.name)
+        )
