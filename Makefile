@@ -1,5 +1,5 @@
 # Two commands for a fresh machine: `make demo` and `make test`. Both install into .venv first.
-.PHONY: demo test lint bench audit sbom clean
+.PHONY: demo test test-cluster lint bench audit sbom clean
 PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
@@ -29,6 +29,9 @@ demo: $(STAMP)
 
 test: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadgroup
+
+test-cluster: $(STAMP)
+	OMP_NUM_THREADS=1 $(BIN)/pytest -m cluster tests/runners
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -22,7 +22,7 @@ from ray_nodes import free_port
 
 from raytrain_xai.config import RunConfig
 
-pytestmark = [pytest.mark.ray, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.ray, pytest.mark.cluster, pytest.mark.timeout(900)]
 
 _MOST_NODES = 2
 _PATIENCE_S = 240

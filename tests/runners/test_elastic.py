@@ -29,7 +29,7 @@ from raytrain_xai.runners.train import Launch, resume_run, start_run
 from raytrain_xai.runners.worker import Halt
 
 MakeConfig = Callable[..., RunConfig]
-pytestmark = [pytest.mark.ray, pytest.mark.timeout(1500)]
+pytestmark = [pytest.mark.ray, pytest.mark.cluster, pytest.mark.timeout(1500)]
 _LOOKS_OFTEN = "from raytrain_xai.runners import ray_train; ray_train._RESIZE_CHECK_S = 2.0"
 
 

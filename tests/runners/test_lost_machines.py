@@ -18,7 +18,7 @@ from bench.processes import descendants, is_train_worker, pids_of
 from raytrain_xai.config import RunConfig
 
 MakeConfig = Callable[..., RunConfig]
-pytestmark = [pytest.mark.ray, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.ray, pytest.mark.cluster, pytest.mark.timeout(600)]
 _STEP = r"^epoch \d+ step \d+:"
 _PATIENCE_S = 60
 

@@ -25,7 +25,7 @@ from raytrain_xai.data.prepare import prepare
 from raytrain_xai.data.scenes import SceneOptions, read_scenes_birds
 from raytrain_xai.storage import locate
 
-pytestmark = [pytest.mark.ray, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.ray, pytest.mark.cluster, pytest.mark.timeout(900)]
 REPOSITORY = Path(__file__).resolve().parents[2]
 PATIENCE_S = 400
 CONFIG = {
