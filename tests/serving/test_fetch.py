@@ -16,6 +16,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
+from pydantic import ValidationError
 
 from raytrain_xai.errors import ConfigError
 from raytrain_xai.storage import locate, write_bytes
@@ -143,10 +144,15 @@ def test_nothing_is_allowed_by_default() -> None:
         assert caught.value.status == 403
 
 
-@pytest.mark.parametrize("entry", ["http://h/", "https://u@h/", "https://h/../", "https://h/?a=b", "*", "https://*.h/"])
+@pytest.mark.parametrize("entry", ["http://h/", "https://h/../", "https://h/?a=b", "*", "https://*.h/"])
 def test_entry_that_is_no_beginning_is_told_at_start(entry: str) -> None:
     with pytest.raises(ConfigError, match="security.fetch.allow"):
         Fetcher(FetchSettings(allow=(entry,)), 100)
+
+
+def test_entry_with_a_user_is_told_before() -> None:
+    with pytest.raises(ValidationError, match="allow holds credentials"):
+        FetchSettings(allow=("https://u@h/",))
 
 
 # --- networks ---

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from urllib.request import Request, urlopen
 
 import boto3
 import pytest
@@ -24,4 +25,6 @@ def s3_server() -> Iterator[str]:
         host, port = server.get_host_and_port()
         boto3.client("s3", endpoint_url=f"http://{host}:{port}").create_bucket(Bucket="bucket")
         yield f"{host}:{port}"
+        reset = Request(f"http://{host}:{port}/moto-api/reset", method="POST")
+        urlopen(reset).close()  # servers of one process share what is stored
         server.stop()
