@@ -235,8 +235,8 @@ class SweepConfig(Section):
     objectives: dict[str, Direction] = Field(default={"f1": "max", "epg": "max", "iou": "max"}, min_length=1)
     """Metrics of the validation split and which way is better: of the fronts, and of Optuna."""
     concurrent: int | None = Field(default=None, ge=1)
-    """Trials at a time, as far as the cluster holds them; nothing: as many as it holds. Where it holds none yet, as an
-    autoscaler brings the nodes for trials with workers of their own, say how many."""
+    """Trials at a time, as far as the cluster holds them; nothing: as many as it holds. Where an autoscaler
+    has yet to bring the first nodes for trials with workers of their own, say how many."""
     retries: int = Field(default=1, ge=0)
     """Further attempts of a trial whose process died; each goes on from the newest checkpoint."""
     galleries: Literal["all", "front", "none"] = "all"

@@ -5,7 +5,7 @@ Insight / CFM, 2026:
 
 ============  =========================================================================================================
 ``whole``     the mean code of the concept's strongest tokens, as it is: the mean of their reconstructions. Ours: with
-              the embedded encoder it names 69 % of the concepts that point at one class after it, ``weighted`` 38 %
+              the embedded encoder, k 20, it names 69 % of the concepts that point at one class so, ``weighted`` 38 %
 ``weighted``  the mean code of the concept's strongest tokens, of which its family is kept: the concept itself and each
               concept j that it implies, weighted by P(j|i), which is above 0.75 in a family; see
               :mod:`raytrain_xai.concepts.relations`

@@ -16,9 +16,9 @@ from raytrain_xai.data.dataset import open_dataset
 from raytrain_xai.data.loader import evaluation_batches
 from raytrain_xai.errors import DataError
 from raytrain_xai.guidance.classification import class_accuracy
-from raytrain_xai.insight.image_scores import average_precision
 from raytrain_xai.insight.model import InsightModel
 from raytrain_xai.insight.probe import PathPlan, PathPoint, Task, coverage, pool_images, walk_path
+from raytrain_xai.ranking import average_precision
 from raytrain_xai.storage import Location, write_bytes
 
 FORMAT_VERSION = 1

@@ -17,13 +17,13 @@ from raytrain_xai.data.loader import evaluation_batches
 from raytrain_xai.data.transforms import resize_images
 from raytrain_xai.errors import ConfigError, DataError
 from raytrain_xai.insight.contributions import PatchView
-from raytrain_xai.insight.image_scores import average_precision
 from raytrain_xai.insight.model import InsightModel
 from raytrain_xai.insight.segment import SegmentPlan, segment_views
 from raytrain_xai.insight.segmentation_score import PixelCounts
 from raytrain_xai.insight.views import see_patches
 from raytrain_xai.language.prompts import embed_terms, find_family
 from raytrain_xai.language.terms import terms_of
+from raytrain_xai.ranking import average_precision
 from raytrain_xai.types import Batch
 
 

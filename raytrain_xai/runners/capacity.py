@@ -57,8 +57,9 @@ def check_machine(run: AnyRunConfig) -> None:
 def trials_at_a_time(run: AnyRunConfig, capacity: Capacity, wanted: int | None) -> int:
     """How many trials train together: ``wanted``, or as many as there is room for.
 
-    Ray does not tell how far an autoscaler may grow its cluster. So where not one trial with workers of its own fits
-    now, ``wanted`` is taken as it is; ``resources.capacity_deadline_s`` bounds the wait for nodes.
+    Ray does not tell how far an autoscaler may grow its cluster. So where no node has any of what the workers of a
+    trial need, as before the first node comes, ``wanted`` is taken as it is; ``resources.capacity_deadline_s`` bounds
+    the wait.
 
     Raises:
         ConfigError: not even one trial fits, or one of its workers fits on no node.
@@ -69,10 +70,11 @@ def trials_at_a_time(run: AnyRunConfig, capacity: Capacity, wanted: int | None) 
     if lack is None:
         room = min(math.floor(capacity.total[name] / (each * workers) + 1e-9) for name, each in alone.items())
         return min(wanted, room) if wanted is not None else room
-    if wanted is not None and run.workers:
+    is_empty = any(all(node.get(name, 0.0) == 0 for node in capacity.nodes) for name in need)
+    if wanted is not None and run.workers and is_empty:
         return wanted
-    hint = "; where an autoscaler adds nodes, say how many trials are to train together: concurrent"
-    raise ConfigError(lack + (hint if run.workers else ""))
+    hint = "; where an autoscaler is to bring them, say how many trials train together: concurrent"
+    raise ConfigError(lack + (hint if run.workers and is_empty else ""))
 
 
 def _lack(need: Mapping[str, float], capacity: Capacity) -> str | None:

@@ -28,7 +28,9 @@ STOP_WAIT_S = 600
 """What a stopped job has for its checkpoint before Ray kills it; Ray's own choice is 3 s."""
 
 _PROGRAM = ("python", "-m", "raytrain_xai")
-_PASSED_ON = ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_REGION", "AWS_DEFAULT_REGION")  # names, never secrets
+_PASSED_ON = (  # names and a time, never secrets
+    "AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_REGION", "AWS_DEFAULT_REGION", "RAYTRAIN_XAI_STORAGE_WAIT_S",
+)  # fmt: skip
 _NO_PROGRAM = 127  # what a shell answers when there is no such command
 
 

@@ -70,10 +70,12 @@ def test_a_machine_alone_is_no_larger_than_it_is() -> None:
 def test_what_never_fits_is_refused() -> None:
     cluster = Capacity({"CPU": 4.0}, [{"CPU": 2.0}, {"CPU": 2.0}])
     with pytest.raises(
-        ConfigError, match=r"^one trial needs 4.1 CPU \(4 worker.s.\), this cluster has 4; .* concurrent$"
+        ConfigError,
+        match=r"^one trial needs 4.1 CPU \(4 worker.s.\), this cluster has 4; set fewer workers or less in resources$",
     ):
         trials_at_a_time(run(4), cluster, None)
-    assert trials_at_a_time(run(4), cluster, 3) == 3, "an autoscaler may bring the nodes"
+    with pytest.raises(ConfigError, match="this cluster has 4; set fewer"):
+        trials_at_a_time(run(4), cluster, 3)
     with pytest.raises(
         ConfigError, match="^a worker needs 3 CPU .resources.cpus_per_worker., the largest node .* has 2"
     ):
@@ -82,6 +84,18 @@ def test_what_never_fits_is_refused() -> None:
         ConfigError, match="^a worker needs 1 GPU .resources.gpus_per_worker., the largest node .* has 0"
     ):
         trials_at_a_time(run(0, gpus=1), cluster, None)
+
+
+def test_an_autoscaler_may_bring_the_first_nodes() -> None:
+    head = Capacity({"memory": 1.0}, [{"memory": 1.0}])
+    assert trials_at_a_time(run(4), head, 3) == 3
+    for asked, wanted in ((run(4), None), (run(0), 3)):
+        with pytest.raises(ConfigError, match="^a worker needs 1 CPU .* has 0"):
+            trials_at_a_time(asked, head, wanted)
+    only_cpus = Capacity({"CPU": 8.0}, [{"CPU": 8.0}])
+    assert trials_at_a_time(run(1, gpus=1), only_cpus, 2) == 2
+    with pytest.raises(ConfigError, match="has 0; .* concurrent$"):
+        trials_at_a_time(run(1, gpus=1), only_cpus, None)
 
 
 def test_a_local_cluster_is_made_large_enough() -> None:
