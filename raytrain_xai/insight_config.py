@@ -8,7 +8,7 @@ from typing import Any, Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from raytrain_xai.concept_config import ConceptOptimSection
-from raytrain_xai.concepts.matryoshka import ROUNDING
+from raytrain_xai.concepts.groups import ROUNDING
 from raytrain_xai.sections import CheckpointConfig, ResourcesConfig, Section, TrackingConfig
 
 PUBLISHED_FRACTIONS = (0.008, 0.03, 0.06, 0.12, 0.24, 0.542)

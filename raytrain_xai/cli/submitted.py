@@ -19,7 +19,6 @@ from click.core import ParameterSource
 from raytrain_xai.config import load_job
 from raytrain_xai.config_text import dump_config, read_yaml
 from raytrain_xai.errors import ConfigError
-from raytrain_xai.sweeps.load import load_sweep
 
 if TYPE_CHECKING:
     from raytrain_xai.runners.submit import JobPlan
@@ -107,6 +106,8 @@ def _config_of(context: click.Context) -> Config | None:
         return None
     overrides = context.params["overrides"]
     is_sweep = "base" in read_yaml(Path(path)) and context.command.name == "run"
+    from raytrain_xai.sweeps.load import load_sweep
+
     config = load_sweep(path, overrides) if is_sweep else load_job(path, overrides)
     from raytrain_xai.runners.submitted_config import resolved  # imports torch
 

@@ -21,8 +21,6 @@ from raytrain_xai.concepts.code import SparseCode, combine
 from raytrain_xai.concepts.sae import SparseAutoencoder, above, checked_k, follow_smallest
 from raytrain_xai.errors import ConfigError
 
-ROUNDING = 1e-6  # latents; a fraction that was made of a number of latents gives it again
-
 
 class MatryoshkaSae(SparseAutoencoder):
     """A BatchTopK autoencoder with biases whose latents come in nested groups.
@@ -106,19 +104,3 @@ class MatryoshkaSae(SparseAutoencoder):
         end of a long run and right at the end of a short one.
         """
         follow_smallest(self.threshold, smallest)
-
-
-def group_sizes(num_latents: int, fractions: Sequence[float]) -> tuple[int, ...]:
-    """Latents of each group: fractions of all, rounded down; the last group takes what remains.
-
-    Args:
-        fractions: positive, with sum 1.
-    Raises:
-        ConfigError: a group would be empty.
-    """
-    sizes = [int(fraction * num_latents + ROUNDING) for fraction in fractions[:-1]]
-    sizes.append(num_latents - sum(sizes))
-    if min(sizes) < 1:
-        raise ConfigError(f"groups of {sizes} latents: with {num_latents} latents, fractions {list(fractions)} leave "
-                          "one empty; set more latents or fewer groups")  # fmt: skip
-    return tuple(sizes)

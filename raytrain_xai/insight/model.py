@@ -13,8 +13,9 @@ from torch import Tensor
 from raytrain_xai.checkpoint import read_checkpoint_of
 from raytrain_xai.concept_runs.names import read_names
 from raytrain_xai.concepts.code import SparseCode
+from raytrain_xai.concepts.groups import group_sizes
 from raytrain_xai.concepts.layer import to_map, to_vectors
-from raytrain_xai.concepts.matryoshka import MatryoshkaSae, group_sizes
+from raytrain_xai.concepts.matryoshka import MatryoshkaSae
 from raytrain_xai.concepts.relations import Relations
 from raytrain_xai.config import parse_insight_config
 from raytrain_xai.errors import CheckpointError, ConfigError

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from typing import Protocol
 
 from raytrain_xai.errors import ConfigError, RunError
-from raytrain_xai.runners.protection import import_ray, on_loopback
+from raytrain_xai.runners.protection import import_ray, named_server, on_loopback
 from raytrain_xai.sections import ResourcesConfig
 
 _OBJECT_STORE_BYTES = 80 << 20  # nothing large travels through it; containers often have 64 MiB of shared memory
@@ -120,11 +120,11 @@ def _check_reachable(address: str) -> None:
     Raises:
         RunError: no server at the HOST:PORT of ``address``.
     """
-    host, colon, port = address.removeprefix("ray://").rpartition(":")
-    if not colon or not port.isdigit():
-        return  # ``local``, ``auto``: no server is named
+    server = named_server(address)
+    if server is None:
+        return
     try:
-        socket.create_connection((host.strip("[]"), int(port)), timeout=_CONNECT_S).close()
+        socket.create_connection(server, timeout=_CONNECT_S).close()
     except (OSError, OverflowError) as error:
         raise RunError(
             f"no Ray cluster at {address}: {error}; check host, port and that the head is running"

@@ -12,13 +12,14 @@ import secrets
 import socket
 import sys
 from collections.abc import Generator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 from raytrain_xai.errors import ConfigError
 
 _MODE, _TOKEN = "RAY_AUTH_MODE", "RAY_AUTH_TOKEN"
 _TOKEN_SOURCES = (_TOKEN, "RAY_AUTH_TOKEN_PATH")
+_LOOPBACK, _CARD_S = ("127.0.0.1", "localhost", "::1"), 5.0
 _UNPICKLING = "RAY_DATA_AUTOLOAD_CLOUDPICKLE_TENSOR_METADATA"
 
 
@@ -32,12 +33,18 @@ def import_ray(address: str) -> None:
     """
     if os.environ.get(_UNPICKLING, "0") == "1":  # as Ray reads it (CVE-2026-41486)
         raise ConfigError(f"{_UNPICKLING}=1 lets Parquet files run code when they are read; unset it")
-    if address != "local":
+    if address == "local":
+        _protect_local()
+    else:
         _follow_cluster()
-        return
-    _protect_local()
-    with on_loopback():
+    with on_loopback() if address == "local" or _listens_on_loopback_alone(address) else nullcontext():
         importlib.import_module("ray")
+
+
+def named_server(address: str) -> tuple[str, int] | None:
+    """Host and port in an address of a cluster; None for ``local`` and ``auto``, which name no server."""
+    host, colon, port = address.removeprefix("ray://").rpartition(":")
+    return (host.strip("[]"), int(port)) if colon and port.isdigit() else None
 
 
 @contextmanager
@@ -64,6 +71,23 @@ def _environment(settings: Mapping[str, str]) -> Generator[None]:
     finally:
         for name in added:
             os.environ.pop(name, None)
+
+
+def _listens_on_loopback_alone(address: str) -> bool:
+    """Whether a cluster is one that listens on this machine alone, which has to be joined from loopback too.
+
+    Ray replaces 127.0.0.1 by the address of the network card, and would knock there for ever.
+    """
+    server = named_server(address)
+    if server is None or server[0] not in _LOOPBACK:
+        return False
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as card:
+        try:
+            card.connect(("192.0.2.1", 9))  # sends nothing: it chooses the card, as Ray does
+            socket.create_connection((card.getsockname()[0], server[1]), timeout=_CARD_S).close()
+        except OSError:
+            return True
+    return False
 
 
 def _protect_local() -> None:

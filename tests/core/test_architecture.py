@@ -148,9 +148,18 @@ def test_core_imports_without_ray_or_torchvision() -> None:
     core += ["annotation.suggest", "annotation.task_files"]
     core += ["serving.jobs", "distill.objective", "distill.agreement", "distill.baselines"]
     core += ["language.clip_encoder", "features.origin", "insight.importing"]
-    code = "import sys\n" + "".join(f"import raytrain_xai.{name}\n" for name in core)
     heavy = ["ray", "torchvision", "boto3", "mlflow", "pycocotools", "matplotlib", "captum", "fastapi"]
     heavy += ["open_clip", "transformers", "timm"]
+    assert_imported_without(heavy, core)
+
+
+def test_commands_and_configurations_are_there_before_torch() -> None:
+    """It takes a second or more; help and a mistake in a file need none of it."""
+    assert_imported_without(["torch", "ray", "pandas"], ["cli.main", "config", "scaling_config", "cluster_config"])
+
+
+def assert_imported_without(heavy: list[str], modules: list[str]) -> None:
+    code = "import sys\n" + "".join(f"import raytrain_xai.{name}\n" for name in modules)
     code += f"heavy = set({heavy}) & set(sys.modules)\n"
     code += "sys.exit(f'imported {sorted(heavy)}' if heavy else 0)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False)

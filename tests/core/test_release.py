@@ -93,17 +93,12 @@ def test_an_audit_that_could_not_ask_does_not_pass() -> None:
 
 
 def test_the_inventory_holds_every_dependency_with_its_version(tmp_path: Path) -> None:
+    tool = ROOT / ".venv-inventory" / "bin" / "cyclonedx-py"
+    if not tool.is_file():
+        pytest.skip("the inventory tool is not installed; `make test` does it")
     out = tmp_path / "sbom.json"
-    tool = [
-        sys.executable,
-        "-m",
-        "cyclonedx_py",
-        "environment",
-        "--pyproject",
-        "pyproject.toml",
-        "--output-reproducible",
-    ]
-    done = run(*tool, "--no-validate", "--of", "JSON", "-o", str(out), sys.executable)
+    made = [str(tool), "environment", "--pyproject", "pyproject.toml", "--output-reproducible", "--of", "JSON"]
+    done = run(*made, "--output-file", str(out), sys.executable)
     assert done.returncode == 0, done.stderr
     bom = json.loads(out.read_text())
     assert (bom["bomFormat"], bom["metadata"]["component"]["name"]) == ("CycloneDX", "raytrain-xai")

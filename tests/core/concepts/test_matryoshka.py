@@ -9,7 +9,8 @@ from threads import ThreadWorker, together
 from torch import Tensor
 
 from raytrain_xai.concepts.code import SparseCode
-from raytrain_xai.concepts.matryoshka import MatryoshkaSae, group_sizes
+from raytrain_xai.concepts.groups import group_sizes
+from raytrain_xai.concepts.matryoshka import MatryoshkaSae
 from raytrain_xai.concepts.matryoshka_step import geometric_median, matryoshka_step
 from raytrain_xai.concepts.step import SaeStep, StepSettings
 from raytrain_xai.concepts.update import apply_update, build_adam, project_gradients

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from raytrain_xai.concepts.matryoshka import group_sizes
+from raytrain_xai.concepts.groups import group_sizes
 from raytrain_xai.config import RunConfig, load_job, parse_concept_config, parse_insight_config, parse_job
 from raytrain_xai.errors import ConfigError
 from raytrain_xai.insight_config import InsightRunConfig
