@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import click
 
-from raytrain_xai.config import dump_config, load_config
+from raytrain_xai.config import dump_config, load_job
+from raytrain_xai.config_text import read_yaml
 
 
 @click.group("config")
@@ -16,5 +19,10 @@ def config_group() -> None:
 @click.argument("config", type=click.Path())
 @click.option("--set", "overrides", multiple=True, metavar="A.B=C", help="Override one value; repeatable.")
 def show_command(config: str, overrides: tuple[str, ...]) -> None:
-    """Print CONFIG as it would run, with every default filled in."""
-    click.echo(dump_config(load_config(config, overrides)), nl=False)
+    """Print CONFIG, of a run or a sweep, as it would run, with every default filled in."""
+    if "base" in read_yaml(Path(config)):
+        from raytrain_xai.sweeps.load import load_sweep  # imports torch
+
+        click.echo(dump_config(load_sweep(config, overrides)), nl=False)
+    else:
+        click.echo(dump_config(load_job(config, overrides)), nl=False)

@@ -146,6 +146,34 @@ def test_the_environment_of_loopback_ends_with_the_block(monkeypatch: pytest.Mon
     assert dict(os.environ) == before
 
 
+_JOINS_ITSELF = """
+import subprocess, sys
+from raytrain_xai.runners.cluster import connected
+from raytrain_xai.runners.tasks import Crew
+from raytrain_xai.sections import ResourcesConfig
+
+with connected(Crew(1, ResourcesConfig()), sys.argv[1], debug=False):
+    import ray
+
+    address = ray.get_runtime_context().gcs_address
+    if sys.argv[1] == "local":
+        sys.exit(subprocess.run([sys.executable, __file__, address], timeout=60).returncode)
+    print("joined", address)
+"""
+
+
+@pytest.mark.ray
+def test_a_cluster_on_loopback_is_joined_by_its_address(scratch: Path) -> None:
+    """Ray alone would knock at the network card for ever."""
+    script = scratch / "joins.py"
+    script.write_text(_JOINS_ITSELF)
+    done = subprocess.run(
+        [sys.executable, str(script), "local"], capture_output=True, text=True, timeout=120, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("joined 127.0.0.1:")
+
+
 def test_an_environment_that_lets_files_run_code_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RAY_DATA_AUTOLOAD_CLOUDPICKLE_TENSOR_METADATA", "1")
     with pytest.raises(ConfigError, match="lets Parquet files run code"):

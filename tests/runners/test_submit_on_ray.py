@@ -198,3 +198,40 @@ def test_a_package_that_the_cluster_does_not_have_is_uploaded(shell: Shell, tmp_
     lines = [line for line in output.splitlines() if line.startswith("changed, from ")]
     assert len(lines) == 2 and any(str(tmp_path) not in line for line in lines), "here and in the job"
     assert f"path: {shell.folder}/birds" in output
+
+
+def test_every_kind_of_job(shell: Shell) -> None:
+    """Distillation from answers stored before, concepts from vectors exported before, a sweep, and more epochs."""
+    runs = shell.folder / "runs"
+    model = {"name": "bcos_resnet_tiny", "norm_statistics": "batch"}
+    distil = {
+        **CONFIG,
+        "name": "student",
+        "model": model,
+        "distill": {"teacher": "runs/run", "cache": "answers-stored"},
+    }
+    concepts = {
+        "job": "concepts", "name": "concepts", "epochs": 2, "workers": 2, "batch_size": 72, "network": "runs/run",
+        "layer": "Mid3", "features": {"store": "vectors", "reservoir": 400}, "sae": {"latents": 48, "k": 4},
+        "tracking": {"tensorboard": False},
+    }  # fmt: skip
+    base = {key: value for key, value in CONFIG.items() if key != "name"} | {"workers": 1}
+    sweep = {
+        "name": "sweep", "galleries": "none", "base": base, "objectives": {"f1": "max", "epg": "max"},
+        "space": {"guidance.weight": [0, 0.01]},
+    }  # fmt: skip
+    for name, config in (("distil", distil), ("concepts", concepts), ("sweep", sweep)):
+        (shell.folder / f"{name}.yaml").write_text(yaml.safe_dump(config))
+
+    shell.xai("submit", "--", "distill", "cache", "distil.yaml", "--workers", "2")
+    shell.xai("submit", "distil.yaml")
+    assert json.loads((runs / "student" / "metrics.json").read_text())["val"]["agreement"] > 0
+    shell.xai("submit", "--", "concepts", "features", "concepts.yaml", "--workers", "2")
+    assert list((shell.folder / "vectors" / "Mid3").rglob("*.safetensors"))
+    shell.xai("submit", "concepts.yaml")
+    shell.xai("submit", "--", "catalogue", "runs/concepts", "--workers", "2")
+    assert (runs / "concepts" / "catalogue" / "index.html").is_file()
+    shell.xai("submit", "sweep.yaml")
+    assert len(list((runs / "sweep" / "trials").glob("*/metrics.json"))) == 2
+    shell.xai("submit", "--", "resume", "runs/run", "--set", "epochs=2")
+    assert json.loads((runs / "run" / "metrics.jsonl").read_text().splitlines()[-1])["epoch"] == 2
