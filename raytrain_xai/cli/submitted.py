@@ -139,8 +139,8 @@ def _tokens(context: click.Context, args: Sequence[str], upload: _Upload) -> Ite
     arguments: list[str] = []
     for parameter in command.params:
         name = parameter.name or ""
-        if not _is_given(context, name) or name == "overrides":
-            continue
+        if not _is_given(context, name) or (name == "overrides" and _CONFIG in upload.texts):
+            continue  # the uploaded configuration holds them
         value: Any = raw[name]
         if isinstance(parameter, click.Option) and parameter.is_flag:
             yield parameter.opts[0] if value else parameter.secondary_opts[0]

@@ -76,7 +76,7 @@ def test_every_value_of_every_command_is_known_as_a_place_or_a_word() -> None:
         "batch /r /images --out /o --class a --class b",
         "insight describe s3://b/r --data s3://b/one --data s3://b/two",
         "tune run --resume s3://b/sweep --concurrent 3",
-        "resume /r --workers 0",
+        "resume /r --workers 0 --set epochs=9 --set optim.lr=0.1",
         "concepts names /r --set 3=head --set 4=tail",
         "tune export /s t01 /o",
         "data prepare voc2012 /VOCdevkit s3://b/voc",
