@@ -20,7 +20,7 @@ from raytrain_xai.config import RunConfig
 MakeConfig = Callable[..., RunConfig]
 pytestmark = [pytest.mark.ray, pytest.mark.cluster, pytest.mark.timeout(600)]
 _STEP = r"^epoch \d+ step \d+:"
-_PATIENCE_S = 60
+_PATIENCE_S, _KILLS = 60, 20
 
 
 def train_workers() -> list[int]:
@@ -85,3 +85,24 @@ def test_a_run_outlives_board_node_driver_newest_checkpoint_and_head(make_config
     assert results(moved) == results(straight)
     logged = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert [record["step"] for record in logged if record["kind"] == "step"] == list(range(1, 121))
+
+
+def test_twenty_killed_workers_do_not_change_a_run(make_config: MakeConfig, tmp_path: Path) -> None:
+    """One command from beginning to end, on a cluster of its own; of two workers either may be hit."""
+    changes = {"workers": 2, "epochs": 100, "evaluation": {"every_epochs": 25}, "resources": {"max_failures": _KILLS}}
+    straight = make_config(name="straight", **changes)
+    killed = make_config(name="killed", checkpoint={"every_steps": 1}, **changes)
+    (tmp_path / "killed.yaml").write_text(json.dumps(killed.model_dump(mode="json")))
+    train_together(straight)
+    with driver("train", str(tmp_path / "killed.yaml"), env=os.environ) as running:
+        for number in range(1, _KILLS + 1):
+            running.wait_for(f"^start: attempt {number} on 2 worker")
+            running.wait_for(_STEP)
+            os.kill(train_workers()[number % 2], signal.SIGKILL)
+        code, lines = running.end()
+    assert code == 0, lines
+    run = Path(killed.storage) / killed.name
+    assert len(list((run / "attempts").iterdir())) == _KILLS + 1
+    assert results(killed) == results(straight)
+    logged = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert [record["step"] for record in logged if record["kind"] == "step"] == list(range(1, 301))

@@ -26,6 +26,7 @@ from raytrain_xai.storage import locate
 from serve.api import create_api
 from serve.links import Links
 from serve.meter import Meter
+from serve.security.keys import new_key
 from serve.service import Service
 from serve.settings import ModelSettings, ServeSettings, VersionSettings
 
@@ -105,3 +106,11 @@ async def _answer(job: AnyJob) -> list[ImageAnswer] | list[ImageSegments]:
     if isinstance(answers, Exception):
         raise answers
     return answers
+
+
+@pytest.fixture
+def tokens(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
+    """Role -> key, of clients named as the roles."""
+    pairs = {role: new_key(role, role) for role in ("predict", "explain", "edit")}  # type: ignore[arg-type]
+    monkeypatch.setenv("RAYTRAIN_XAI_KEYS", "\n".join(key.model_dump_json() for _, key in pairs.values()))
+    return {role: token for role, (token, _) in pairs.items()}
