@@ -150,7 +150,8 @@ def _put(at: Location, data: bytes) -> None:
     if threading.current_thread() is not threading.main_thread():
         put()
         return
-    with ThreadPoolExecutor(1) as pool:  # its end waits for the write
+    with ThreadPoolExecutor(1) as pool:  # its end waits for the write,
+        pool.submit(int).result()  # if the thread was there before: one whose start a signal interrupts is not known
         pool.submit(put).result()
 
 

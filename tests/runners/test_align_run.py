@@ -13,6 +13,7 @@ import pytest
 import torch
 from torch import Tensor
 from torch.nn import functional
+from written import records, step_files
 
 from raytrain_xai.align_config import AlignRunConfig
 from raytrain_xai.checkpoint import complete_steps, read_checkpoint_of
@@ -73,11 +74,6 @@ def make_align(objects: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     return make
 
 
-def final_files(config: AlignRunConfig) -> dict[str, bytes]:
-    at = Path(config.storage) / config.name / "checkpoints" / f"step-{LAST:08d}"
-    return {file.name: file.read_bytes() for file in at.glob("*.safetensors")}
-
-
 def test_a_run_leaves_a_complete_folder(make_align: MakeAlign) -> None:
     config = make_align()
     outcome = start_run(config, QUIET)
@@ -85,8 +81,7 @@ def test_a_run_leaves_a_complete_folder(make_align: MakeAlign) -> None:
     assert outcome.metrics == json.loads((at / "metrics.json").read_text())
     assert outcome.metrics.keys() == {"val", "test", "selected"}
     assert all(0 < outcome.metrics[split][name] <= 1 for split in ("val", "test") for name in ("map", "map_pooled"))
-    records = [json.loads(line) for line in (at / "metrics.jsonl").read_text().splitlines()]
-    steps = [record for record in records if record["kind"] == "step"]
+    steps = records(config, "step")
     assert [record["step"] for record in steps] == [2, 4, 6, 8]
     for record in steps:
         assert record["loss"] == pytest.approx(record["distil"] + 5 * record["multilabel"], rel=1e-5)
@@ -119,14 +114,13 @@ def test_a_run_that_was_stopped_ends_with_the_same_bits(
     at = Path(stopped.storage) / stopped.name
     assert max(complete_steps(locate(str(at / "checkpoints")))) == step
     resume_run(str(at), [], QUIET)
-    assert final_files(stopped) == final_files(whole)
+    assert step_files(stopped, LAST) == step_files(whole, LAST)
 
 
 def test_best_map_is_the_checkpoint_that_ranks_best(make_align: MakeAlign) -> None:
     config = make_align(evaluation={**make_align().evaluation.model_dump(), "select": "best_map"})
     outcome = start_run(config, QUIET)
-    lines = (Path(config.storage) / config.name / "metrics.jsonl").read_text().splitlines()
-    measured = {r["step"]: r["val"]["map"] for r in map(json.loads, lines) if r["kind"] == "epoch"}
+    measured = {r["step"]: r["val"]["map"] for r in records(config, "epoch")}
     assert outcome.metrics["val"]["map"] == max(measured.values()) == measured[outcome.metrics["selected"]["step"]]
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from written import folder, records, step_files
 
 from raytrain_xai.checkpoint import Checkpoint, complete_steps, read_checkpoint, write_checkpoint
 from raytrain_xai.config import RunConfig
@@ -28,19 +29,6 @@ RECIPE: dict[str, Any] = {
     "ema": {"decay": 0.6, "every_steps": 2},
     "checkpoint": {"every_steps": 2, "keep": 9},
 }
-
-
-def folder(config: RunConfig) -> Path:
-    return Path(config.storage) / config.name
-
-
-def tensors(config: RunConfig, step: int) -> dict[str, bytes]:
-    at = folder(config) / "checkpoints" / f"step-{step:08d}"
-    return {file.name: file.read_bytes() for file in at.glob("*.safetensors")}
-
-
-def records(config: RunConfig) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (folder(config) / "metrics.jsonl").read_text().splitlines()]
 
 
 def trained(config: RunConfig) -> Location:
@@ -71,8 +59,8 @@ def test_a_branch_without_changes_ends_with_the_bits_of_its_source(make_config: 
     branch = config.model_copy(update={"name": "branch"})
     branch_run(source, 2, branch)
     resume_run(str(folder(branch)), [], QUIET)
-    assert {"model.safetensors", "optimizer.safetensors", "ema.safetensors"} == tensors(config, 6).keys()
-    assert tensors(branch, 6) == tensors(config, 6)
+    assert {"model.safetensors", "optimizer.safetensors", "ema.safetensors"} == step_files(config, 6).keys()
+    assert step_files(branch, 6) == step_files(config, 6)
     for name in ("metrics.json", "pareto.json"):
         assert (folder(branch) / name).read_bytes() == (folder(config) / name).read_bytes()
 
@@ -83,10 +71,10 @@ def test_a_branch_goes_on_with_changed_values(make_config: MakeConfig) -> None:
     changed = make_config(name="branch", epochs=3, optim={"lr": 1e-2}, guidance={"weight": 0.5}, checkpoint={"keep": 9})
     branch_run(source, 6, changed)
     resume_run(str(folder(changed)), [], QUIET)
-    assert tensors(changed, 9)["model.safetensors"] != tensors(config, 9)["model.safetensors"]
-    steps = [(r["step"], r["lr"]) for r in records(changed) if r["kind"] == "step"]
+    assert step_files(changed, 9)["model.safetensors"] != step_files(config, 9)["model.safetensors"]
+    steps = [(r["step"], r["lr"]) for r in records(changed, "step")]
     assert steps == [(s, 1e-3) for s in range(1, 7)] + [(s, 1e-2) for s in range(7, 10)]
-    before, after = ([r for r in records(c) if r["kind"] == "step"] for c in (config, changed))
+    before, after = (records(c, "step") for c in (config, changed))
     assert after[:6] == before[:6]
     assert after[6]["cls"] == pytest.approx(before[6]["cls"], rel=1e-6), "one network, one batch"
     assert after[6]["loss"] - after[6]["cls"] == pytest.approx(10 * (before[6]["loss"] - before[6]["cls"]), rel=1e-4)

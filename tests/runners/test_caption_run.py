@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 from torch.nn import functional
+from written import folder, records, step_files
 
 from raytrain_xai.caption_config import CaptionRunConfig
 from raytrain_xai.captioning.corpus import read_corpus
@@ -85,24 +86,14 @@ def make_captions(scenes: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     return make
 
 
-def folder(config: CaptionRunConfig) -> Path:
-    return Path(config.storage) / config.name
-
-
-def final_files(config: CaptionRunConfig) -> dict[str, bytes]:
-    at = folder(config) / "checkpoints" / f"step-{LAST:08d}"
-    return {file.name: file.read_bytes() for file in at.glob("*.safetensors")}
-
-
 def test_a_run_leaves_a_decoder_that_was_measured(make_captions: MakeCaptions) -> None:
     config = make_captions()
     outcome = start_run(config, QUIET)
     assert json.loads((folder(config) / "metrics.json").read_text()) == outcome.metrics
-    lines = [json.loads(line) for line in (folder(config) / "metrics.jsonl").read_text().splitlines()]
-    steps = [line for line in lines if line["kind"] == "step"]
+    steps = records(config, "step")
     assert [line["step"] for line in steps] == list(range(1, LAST + 1))
     assert steps[-1]["loss"] < steps[0]["loss"]
-    evaluated = [line["val"] for line in lines if line["kind"] == "epoch"]
+    evaluated = [line["val"] for line in records(config, "epoch")]
     assert outcome.metrics["val"] == max(evaluated, key=lambda val: val["f1"])
     decoder = load_decoder(outcome.run, LetterEncoder())
     corpus = read_corpus(locate(outcome.run))
@@ -138,7 +129,7 @@ def test_stopping_changes_nothing(make_captions: MakeCaptions, monkeypatch: pyte
         start_run(config, QUIET)
     monkeypatch.setattr(caption_job, "load_encoder", None)  # the corpus is there: nobody asks for the encoder again
     outcome = resume_run(str(folder(config)), [], QUIET)
-    assert final_files(config) == final_files(whole)
+    assert step_files(config, LAST) == step_files(whole, LAST)
     assert outcome.metrics == json.loads((folder(whole) / "metrics.json").read_text())
 
 

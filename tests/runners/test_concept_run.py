@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from written import folder, records, step_files
 
 from raytrain_xai.checkpoint import complete_steps, read_checkpoint_of
 from raytrain_xai.concept_config import ConceptRunConfig
@@ -51,20 +52,6 @@ def die_before_update(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
         real(*args, **kwargs)
 
     monkeypatch.setattr(sae_learner, "apply_update", apply_or_die)
-
-
-def folder(config: ConceptRunConfig) -> Path:
-    return Path(config.storage) / config.name
-
-
-def final_files(config: ConceptRunConfig, step: int = LAST) -> dict[str, bytes]:
-    at = folder(config) / "checkpoints" / f"step-{step:08d}"
-    return {file.name: file.read_bytes() for file in at.glob("*.safetensors")}
-
-
-def records(config: ConceptRunConfig, kind: str) -> list[dict[str, Any]]:
-    lines = (folder(config) / "metrics.jsonl").read_text().splitlines()
-    return [record for record in map(json.loads, lines) if record["kind"] == kind]
 
 
 def metrics(config: ConceptRunConfig) -> dict[str, Any]:
@@ -119,7 +106,7 @@ def test_a_run_that_was_killed_ends_with_the_same_bits(
         with pytest.raises(Killed):
             start_run(killed, QUIET)
     resume_run(str(folder(killed)), [], QUIET)
-    assert final_files(killed) == final_files(straight)
+    assert step_files(killed, LAST) == step_files(straight, LAST)
     assert metrics(killed) == metrics(straight)
     losses = [[(r["step"], r["loss"]) for r in records(config, "step")][-3:] for config in (killed, straight)]
     assert losses[0] == losses[1]
@@ -141,7 +128,7 @@ def test_variants_resume_to_the_same_bits_and_are_used_at_the_scale_of_the_netwo
         with pytest.raises(Killed):
             start_run(killed, QUIET)
     resume_run(str(folder(killed)), [], QUIET)
-    assert final_files(killed, 24) == final_files(straight, 24)
+    assert step_files(killed, 24) == step_files(straight, 24)
     trained, plugged = records(straight, "step")[-1], metrics(straight)["val"]
     assert plugged["l0"] == pytest.approx(trained["l0"], rel=0.5), "a threshold of another scale passes all or nothing"
 
@@ -151,7 +138,7 @@ def test_another_seed_gives_other_bits(make_concepts: MakeConcepts) -> None:
     a, b = make_concepts(name="a", epochs=1), make_concepts(name="b", epochs=1, seed=1)
     start_run(a, QUIET)
     start_run(b, QUIET)
-    assert final_files(a, 12)["model.safetensors"] != final_files(b, 12)["model.safetensors"]
+    assert step_files(a, 12)["model.safetensors"] != step_files(b, 12)["model.safetensors"]
 
 
 def test_a_run_needs_nothing_outside_of_its_folder(
@@ -189,7 +176,7 @@ def test_a_store_is_exported_once_and_shared(make_concepts: MakeConcepts, tmp_pa
     start_run(second, Launch("local", seen.append))
     assert not any(record["kind"] == "tasks" for record in seen)
     assert {file: file.stat().st_mtime_ns for file in (tmp_path / "features").rglob("*")} == written
-    assert final_files(first, 12)["model.safetensors"] == final_files(second, 12)["model.safetensors"]
+    assert step_files(first, 12)["model.safetensors"] == step_files(second, 12)["model.safetensors"]
     with pytest.raises(DataError, match="holds other features.*per_image"):
         start_run(make_concepts(name="c", features={"store": store, "per_image": 5}, batch_size=24), QUIET)
 
@@ -200,7 +187,7 @@ def test_training_longer_equals_training_long_under_a_constant_rate(make_concept
     start_run(long, QUIET)
     start_run(short, QUIET)
     resume_run(str(folder(short)), ["epochs=3"], QUIET)
-    assert final_files(short) == final_files(long)
+    assert step_files(short, LAST) == step_files(long, LAST)
 
 
 def test_the_best_checkpoint_is_kept_and_selected(make_concepts: MakeConcepts) -> None:

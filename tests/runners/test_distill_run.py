@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 import pytest
 import safetensors.torch
 import torch
+from written import records
 
 from raytrain_xai.checkpoint import load_network
 from raytrain_xai.config import RunConfig
@@ -37,11 +37,6 @@ class Killed(Exception):
 def student(make_config: MakeConfig, teacher: str, name: str = "student", **changes: Any) -> RunConfig:
     distill = {"teacher": teacher, "explanation_weight": 0.5} | changes.pop("distill", {})
     return make_config(**STUDENT | {"name": name, "distill": distill} | changes)
-
-
-def records(config: RunConfig, kind: str) -> list[dict[str, Any]]:
-    lines = (Path(config.storage) / config.name / "metrics.jsonl").read_text().splitlines()
-    return [record for line in lines if (record := json.loads(line))["kind"] == kind]
 
 
 def files(config: RunConfig, name: str) -> bytes:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import signal
 import subprocess
@@ -19,6 +18,7 @@ import yaml
 from driver import driver
 from ray_nodes import Node, Nodes, nodes
 from torch import Tensor
+from written import folder, records
 
 from bench.processes import descendants
 from raytrain_xai.config import RunConfig
@@ -47,10 +47,6 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
-
-
-def folder(config: RunConfig) -> Path:
-    return Path(config.storage) / config.name
 
 
 def write(config: RunConfig) -> str:
@@ -187,5 +183,4 @@ def test_waiting_ends_and_signals_leave_a_checkpoint(cluster: Nodes, make_config
     ends = [folder(config) / "checkpoints" / "step-00000090" for config in (trains, straight)]
     for file in ("model.safetensors", "optimizer.safetensors"):
         assert (ends[0] / file).read_bytes() == (ends[1] / file).read_bytes()
-    log = [json.loads(line) for line in (folder(trains) / "metrics.jsonl").read_text().splitlines()]
-    assert [record["step"] for record in log if record["kind"] == "step"] == list(range(1, 91))
+    assert [record["step"] for record in records(trains, "step")] == list(range(1, 91))

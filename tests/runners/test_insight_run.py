@@ -14,6 +14,7 @@ import pytest
 import torch
 from colours import ColourEncoder
 from torch import Tensor
+from written import folder, step_files
 
 from raytrain_xai.checkpoint import read_checkpoint_of
 from raytrain_xai.concepts.layer import to_vectors
@@ -71,15 +72,6 @@ def make_insight(objects: str, birds: Path, tmp_path: Path) -> MakeInsight:
         })  # fmt: skip
 
     return make
-
-
-def folder(config: InsightRunConfig) -> Path:
-    return Path(config.storage) / config.name
-
-
-def final_files(config: InsightRunConfig) -> dict[str, bytes]:
-    at = folder(config) / "checkpoints" / f"step-{LAST:08d}"
-    return {file.name: file.read_bytes() for file in at.glob("*.safetensors")}
 
 
 @pytest.mark.parametrize("unit", [False, True], ids=["as they are", "of length 1"])
@@ -147,7 +139,7 @@ def test_a_run_that_was_killed_ends_with_the_same_bits(
         with pytest.raises(KeyboardInterrupt):
             start_run(killed, QUIET)
     resume_run(str(folder(killed)), [], QUIET)
-    assert final_files(killed) == final_files(straight) != {}
+    assert step_files(killed, LAST) == step_files(straight, LAST) != {}
 
 
 def test_the_decoder_bias_starts_at_the_geometric_median(make_insight: MakeInsight) -> None:

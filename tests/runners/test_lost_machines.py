@@ -13,6 +13,7 @@ import pytest
 from driver import driver
 from mortal import train_together
 from ray_nodes import nodes
+from written import folder, records, results
 
 from bench.processes import descendants, is_train_worker, pids_of
 from raytrain_xai.config import RunConfig
@@ -27,19 +28,11 @@ def train_workers() -> list[int]:
     return [pid for pid in descendants(os.getpid()) if is_train_worker(pid)]
 
 
-def results(config: RunConfig) -> dict[str, bytes]:
-    """What a run has to show: the files of its last checkpoint, and its metrics."""
-    run = Path(config.storage) / config.name
-    last = max((run / "checkpoints").iterdir())
-    files = {file.name: file.read_bytes() for file in last.glob("*.safetensors")}
-    return {"last": last.name.encode(), "metrics": (run / "metrics.json").read_bytes(), **files}
-
-
 def test_a_run_outlives_board_node_driver_newest_checkpoint_and_head(make_config: MakeConfig, tmp_path: Path) -> None:
     changes = {"workers": 2, "epochs": 40, "evaluation": {"every_epochs": 10}}
     straight = make_config(name="straight", **changes)
     moved = make_config(name="moved", checkpoint={"every_steps": 2}, **changes)
-    run = Path(moved.storage) / moved.name
+    run = folder(moved)
     (tmp_path / "moved.yaml").write_text(json.dumps(moved.model_dump(mode="json")))
     train_together(straight)
 
@@ -83,8 +76,7 @@ def test_a_run_outlives_board_node_driver_newest_checkpoint_and_head(make_config
     assert code == 0, lines
     assert len(list((run / "attempts").iterdir())) == 4
     assert results(moved) == results(straight)
-    logged = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    assert [record["step"] for record in logged if record["kind"] == "step"] == list(range(1, 121))
+    assert [record["step"] for record in records(moved, "step")] == list(range(1, 121))
 
 
 def test_twenty_killed_workers_do_not_change_a_run(make_config: MakeConfig, tmp_path: Path) -> None:
@@ -101,8 +93,6 @@ def test_twenty_killed_workers_do_not_change_a_run(make_config: MakeConfig, tmp_
             os.kill(train_workers()[number % 2], signal.SIGKILL)
         code, lines = running.end()
     assert code == 0, lines
-    run = Path(killed.storage) / killed.name
-    assert len(list((run / "attempts").iterdir())) == _KILLS + 1
+    assert len(list((folder(killed) / "attempts").iterdir())) == _KILLS + 1
     assert results(killed) == results(straight)
-    logged = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    assert [record["step"] for record in logged if record["kind"] == "step"] == list(range(1, 301))
+    assert [record["step"] for record in records(killed, "step")] == list(range(1, 301))

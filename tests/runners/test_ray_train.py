@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from ray.train import ControllerError, WorkerGroupError
+from written import folder, records
 
 from raytrain_xai.config import RunConfig, parse_config
 from raytrain_xai.errors import DataError, RunError
@@ -29,10 +30,6 @@ def cluster() -> Iterator[None]:
     two_cpus = {"name": "x", "epochs": 1, "workers": 2, "data": {"path": "x"}, "model": {"name": "x"}}
     with connected(parse_config(two_cpus), "local", debug=False):
         yield
-
-
-def folder(config: RunConfig) -> Path:
-    return Path(config.storage) / config.name
 
 
 def weights(config: RunConfig, step: int) -> bytes:
@@ -94,8 +91,7 @@ def test_a_killed_worker_does_not_change_the_result(make_config: MakeConfig) -> 
     assert weights(killed, 12) == weights(straight, 12)
     a, b = (json.loads((folder(config) / "metrics.json").read_text()) for config in (killed, straight))
     assert a == b
-    logged = [json.loads(line) for line in (folder(killed) / "metrics.jsonl").read_text().splitlines()]
-    assert [r["step"] for r in logged if r["kind"] == "step"] == list(range(1, 13))
+    assert [r["step"] for r in records(killed, "step")] == list(range(1, 13))
 
 
 @pytest.mark.usefixtures("cluster")

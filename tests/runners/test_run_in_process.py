@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import safetensors.torch
 import torch
+from written import folder, records, step_files
 
 from raytrain_xai.checkpoint import complete_steps, load_network
 from raytrain_xai.config import RunConfig
@@ -62,19 +63,6 @@ def die_before_update(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
         real(*args)
 
     monkeypatch.setattr(loop, "apply_gradients", apply_or_die)
-
-
-def folder(config: RunConfig) -> Path:
-    return Path(config.storage) / config.name
-
-
-def final_files(config: RunConfig, step: int = 6) -> dict[str, bytes]:
-    at = folder(config) / "checkpoints" / f"step-{step:08d}"
-    return {file.name: file.read_bytes() for file in at.glob("*.safetensors")}
-
-
-def records(config: RunConfig) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (folder(config) / "metrics.jsonl").read_text().splitlines()]
 
 
 def steps_on_disk(config: RunConfig) -> list[int]:
@@ -139,7 +127,7 @@ def test_a_run_that_was_killed_ends_with_the_same_bits(
         with pytest.raises(Killed):
             start_run(killed, QUIET)
     resume_run(str(folder(killed)), [], QUIET)
-    assert final_files(killed) == final_files(straight)
+    assert step_files(killed, 6) == step_files(straight, 6)
     a, b = (json.loads((folder(c) / "metrics.json").read_text()) for c in (killed, straight))
     assert a == b
     kinds = [
@@ -153,7 +141,7 @@ def test_another_seed_gives_other_bits(make_config: MakeConfig) -> None:
     a, b = make_config(name="a"), make_config(name="b", seed=1)
     start_run(a, QUIET)
     start_run(b, QUIET)
-    assert final_files(a)["model.safetensors"] != final_files(b)["model.safetensors"]
+    assert step_files(a, 6)["model.safetensors"] != step_files(b, 6)["model.safetensors"]
 
 
 def test_training_longer_equals_training_long_from_the_start(make_config: MakeConfig) -> None:
@@ -161,7 +149,7 @@ def test_training_longer_equals_training_long_from_the_start(make_config: MakeCo
     start_run(long, QUIET)
     start_run(short, QUIET)
     resume_run(str(folder(short)), ["epochs=3"], QUIET)
-    assert final_files(short, 9) == final_files(long, 9)
+    assert step_files(short, 9) == step_files(long, 9)
 
 
 def test_a_finished_run_is_left_alone(make_config: MakeConfig) -> None:
@@ -179,7 +167,7 @@ def test_resume_does_not_need_the_weights_it_started_from(
     base = make_config(name="base", epochs=1)
     start_run(base, QUIET)
     weights = tmp_path / "weights.safetensors"
-    weights.write_bytes(final_files(base, 3)["model.safetensors"])
+    weights.write_bytes(step_files(base, 3)["model.safetensors"])
     config = make_config(name="next", model={"weights": str(weights)})
     with monkeypatch.context() as patch:
         die_before_update(patch, 4)
@@ -235,7 +223,7 @@ def test_a_damaged_checkpoint_is_passed_over_and_reported(
     newest.write_bytes(newest.read_bytes()[:-1])
     seen: list[dict[str, Any]] = []
     resume_run(str(folder(config)), [], Launch("local", seen.append))
-    assert final_files(config) == final_files(straight)
+    assert step_files(config, 6) == step_files(straight, 6)
     events = {r["event"]: r["message"] for r in seen if r["kind"] == "event"}
     assert "step-00000005 is damaged: model.safetensors" in events["fallback"]
     assert "resumed from step 4" in events["fallback"]
@@ -285,7 +273,7 @@ def test_the_stored_network_is_the_one_that_was_measured(make_config: MakeConfig
     start_run(config, QUIET)
     network, stored, info, metrics = load_network(str(folder(config)))
     step = metrics["selected"]["step"]
-    weights = safetensors.torch.load(final_files(config, step)["model.safetensors"])
+    weights = safetensors.torch.load(step_files(config, step)["model.safetensors"])
     assert all(torch.equal(value, weights[name]) for name, value in network.net.state_dict().items())
     assert not network.training
     assert stored.guidance == config.guidance
@@ -300,7 +288,7 @@ def test_the_average_is_what_is_measured_and_used(make_config: MakeConfig) -> No
     """``eval``, ``explain`` and ``model.weights`` all take the network of ``load_network``."""
     config = make_config(**RECIPE | {"evaluation": {"select": "last"}})
     start_run(config, QUIET)
-    files = final_files(config)
+    files = step_files(config, 6)
     assert files.keys() == {"model.safetensors", "ema.safetensors", "optimizer.safetensors"}
     average, weights = (safetensors.torch.load(files[f"{name}.safetensors"]) for name in ("ema", "model"))
     assert any(not torch.equal(average[name], weights[name]) for name in weights)
@@ -314,7 +302,7 @@ def test_averaging_does_not_change_the_training(make_config: MakeConfig) -> None
     with_average, without = make_config(name="with", ema={"decay": 0.9}), make_config(name="without")
     start_run(with_average, QUIET)
     start_run(without, QUIET)
-    files, plain = final_files(with_average), final_files(without)
+    files, plain = step_files(with_average, 6), step_files(without, 6)
     assert {name: files[name] for name in plain} == plain
     assert files.keys() - plain.keys() == {"ema.safetensors"}
 
@@ -329,7 +317,7 @@ def test_a_non_finite_loss_stops_before_the_update(make_config: MakeConfig) -> N
     assert bundle["workers"][0]["sums"]["cls_sum"] in ("inf", "nan")
     assert bundle["config"]["optim"]["lr"] == 1e20
     assert steps_on_disk(config) == [1]
-    weights = safetensors.torch.load(final_files(config, 1)["model.safetensors"])
+    weights = safetensors.torch.load(step_files(config, 1)["model.safetensors"])
     assert all(torch.isfinite(value).all() for value in weights.values())
 
 

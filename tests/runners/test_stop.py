@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 from collections.abc import Callable
@@ -13,6 +12,7 @@ import pytest
 import torch
 import yaml
 from driver import driver
+from written import folder, records
 
 from raytrain_xai.config import RunConfig
 from raytrain_xai.errors import StoppedError
@@ -25,18 +25,13 @@ MakeConfig = Callable[..., RunConfig]
 STEPS = 6  # two epochs of three
 
 
-def folder(config: RunConfig) -> Path:
-    return Path(config.storage) / config.name
-
-
 def weights(config: RunConfig, step: int) -> bytes:
     at = folder(config) / "checkpoints" / f"step-{step:08d}"
     return (at / "model.safetensors").read_bytes() + (at / "optimizer.safetensors").read_bytes()
 
 
 def logged_steps(config: RunConfig) -> list[int]:
-    records = [json.loads(line) for line in (folder(config) / "metrics.jsonl").read_text().splitlines()]
-    return [record["step"] for record in records if record["kind"] == "step"]
+    return [record["step"] for record in records(config, "step")]
 
 
 def stopped_after(config: RunConfig, step: int) -> StoppedError:

@@ -199,6 +199,25 @@ def test_a_signal_while_a_file_is_opened_leaves_no_empty_one(place: Location) ->
 
 
 @pytest.mark.usefixtures("raising_signal")
+def test_a_signal_while_the_thread_of_an_upload_starts_begins_none(
+    proxy: FaultyStorage, place: Location, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = threading.Thread.start
+
+    def start(thread: threading.Thread) -> None:
+        real(thread)
+        if thread.name.startswith("ThreadPoolExecutor"):
+            signal.raise_signal(signal.SIGUSR1)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", start)
+        with pytest.raises(Stopped):
+            write_bytes(place.child("file"), b"new")
+    assert not exists(place.child("file")), "nobody would wait for it"
+    assert not any(method in ("PUT", "POST") for method, *_ in proxy.seen)
+
+
+@pytest.mark.usefixtures("raising_signal")
 @pytest.mark.parametrize("request_number", [0, 2])
 def test_a_signal_during_an_upload_in_parts(proxy: FaultyStorage, place: Location, request_number: int) -> None:
     file, main = place.child("file"), threading.main_thread().ident
