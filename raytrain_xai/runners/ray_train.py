@@ -24,6 +24,7 @@ from ray.train import ControllerError, TrainingFailedError, WorkerGroupError
 from raytrain_xai.config import AnyRunConfig, parse_job
 from raytrain_xai.errors import RelocatedError, RunError, StoppedError, XaiError
 from raytrain_xai.run_folder import CONFIG, run_location
+from raytrain_xai.runners.autoscaling import coordinator_on_head
 from raytrain_xai.runners.board import RemoteRequest, event, live_board, send
 from raytrain_xai.runners.cluster import shortage
 from raytrain_xai.runners.job import Launch
@@ -62,6 +63,7 @@ def run_on_ray(config: AnyRunConfig, work: Work, launch: Launch) -> dict[str, An
         lack = shortage(config)
         if lack is not None:
             launch.publish(event("waiting", lack))
+        coordinator_on_head()
         callbacks: list[Any] = [StopOnOwnErrors(), Supervisor(config, board), *launch.callbacks]
         trainer = ray.train.torch.TorchTrainer(
             _train_on_worker,

@@ -58,6 +58,29 @@ def test_a_run_brings_the_nodes_it_needs_and_lets_them_go(
     assert len(list((folder / "attempts").iterdir())) == 1, "no node was taken away from the run"
 
 
+def test_a_sweep_brings_the_nodes_of_its_trials_and_lets_them_go(
+    cluster: Cluster, make_config: Callable[..., RunConfig], tmp_path: Path
+) -> None:
+    """A driver takes a tenth of a CPU, so on nodes of one the two trials may well take turns; both are trained."""
+    run = make_config(workers=1, epochs=1).model_dump(mode="json")
+    base = {key: value for key, value in run.items() if key not in ("name", "storage")}
+    sweep = {
+        "name": "sweep", "storage": str(tmp_path), "galleries": "none", "concurrent": 2, "base": base,
+        "space": {"optim.lr": [1e-3, 1e-2]}, "objectives": {"f1": "max", "epg": "max"},
+    }  # fmt: skip
+    file = tmp_path / "sweep.yaml"
+    file.write_text(yaml.safe_dump(sweep))
+    with (
+        counted(cluster) as numbers,
+        driver("tune", str(file), "--address", cluster.address, env=cluster.environment) as command,
+    ):
+        code, lines = command.end()
+        assert code == 0, lines
+        cluster.wait_for(0, _PATIENCE_S)
+    assert [numbers[0], max(numbers)] == [0, 2]
+    assert len(list((tmp_path / "sweep" / "trials").glob("*/metrics.json"))) == 2
+
+
 def test_a_service_grows_with_the_load_and_shrinks_to_nothing_without_failing_anybody(
     cluster: Cluster, make_run: Callable[..., str], objects: str, tmp_path: Path
 ) -> None:

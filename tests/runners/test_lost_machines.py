@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from driver import driver
+from full_disk import train_on_a_full_disk
 from mortal import train_together
 from ray_nodes import nodes
 from written import folder, records, results
@@ -96,3 +97,18 @@ def test_twenty_killed_workers_do_not_change_a_run(make_config: MakeConfig, tmp_
     assert len(list((folder(killed) / "attempts").iterdir())) == _KILLS + 1
     assert results(killed) == results(straight)
     assert [record["step"] for record in records(killed, "step")] == list(range(1, 301))
+
+
+def test_a_full_disk_ends_a_run_in_one_line_and_costs_nothing_that_was_kept(
+    make_config: MakeConfig, tmp_path: Path
+) -> None:
+    """The workers are Ray's; others fill the disk when the driver hears of a step."""
+    changes = {"workers": 2, "epochs": 60, "checkpoint": {"every_steps": 2}, "evaluation": {"every_epochs": 20}}
+    straight = make_config(name="straight", **changes)
+    full = make_config(name="full", storage=str(tmp_path / "disk"), **changes)
+    train_together(straight)
+    report = train_on_a_full_disk(full, tmp_path)
+    assert 2 <= max(report["steps"]) < 180
+    left = make_config(name="full", storage=str(tmp_path), **changes)
+    assert results(left) == results(straight)
+    assert [record["step"] for record in records(left, "step")] == list(range(1, 181))

@@ -76,22 +76,22 @@ class KillOnce:
 
 @pytest.mark.usefixtures("cluster")
 def test_a_killed_worker_does_not_change_the_result(make_config: MakeConfig) -> None:
-    changes = {"workers": 2, "epochs": 4, "checkpoint": {"every_steps": 2}, "data": {"image_size": 64}}
+    changes = {"workers": 2, "epochs": 8, "checkpoint": {"every_steps": 2}, "data": {"image_size": 64}}
     straight, killed = make_config(name="straight", **changes), make_config(name="killed", **changes)
     seen: list[dict[str, Any]] = []
     outcome = start_run(straight, Launch("local", seen.append))
-    assert [r["step"] for r in seen if r["kind"] == "step"] == list(range(1, 13))
+    assert [r["step"] for r in seen if r["kind"] == "step"] == list(range(1, 25))
     assert outcome.metrics == json.loads((folder(straight) / "metrics.json").read_text())
 
-    killer = KillOnce(step=2)
+    killer = KillOnce(step=3)  # the checkpoint of step 2 is written by then
     start_run(killed, Launch("local", killer))
     starts = [r["step"] for r in killer.seen if r.get("event") == "start"]
-    assert len(starts) == 2 and 0 < starts[1] < 12, "the worker died in the middle of the run, which then resumed"
+    assert len(starts) == 2 and 0 < starts[1] < 24, "the worker died in the middle of the run, which then resumed"
     assert len(list((folder(killed) / "attempts").iterdir())) == 2
-    assert weights(killed, 12) == weights(straight, 12)
+    assert weights(killed, 24) == weights(straight, 24)
     a, b = (json.loads((folder(config) / "metrics.json").read_text()) for config in (killed, straight))
     assert a == b
-    assert [r["step"] for r in records(killed, "step")] == list(range(1, 13))
+    assert [r["step"] for r in records(killed, "step")] == list(range(1, 25))
 
 
 @pytest.mark.usefixtures("cluster")

@@ -141,6 +141,7 @@ class KillOnce:
 @pytest.mark.usefixtures("cluster")
 def test_killed_trials_and_killed_sweeps_end_as_others_do(make_sweep: MakeSweep, tmp_path: Path) -> None:
     changes = {
+        "fixed": {"epochs": 12},  # the driver hears of an epoch while others are to come
         "baseline": {"set": {"epochs": 1}}, "strategies": ["lowest_confidence"],
         "space": {"guidance.weight": [0.05, 1e30], "guidance.annotated_fraction": [0.5]},
     }  # fmt: skip
