@@ -15,6 +15,11 @@ def replica_pids() -> list[int]:
     return pids_of(_REPLICA)
 
 
+def train_worker_pids() -> list[int]:
+    """Workers of Ray Train among the descendants of this process."""
+    return [pid for pid in descendants(os.getpid()) if is_train_worker(pid)]
+
+
 def pids_of(title: bytes) -> list[int]:
     """Actors of Ray among the descendants of this process, by the beginning of their title."""
     return sorted(pid for pid in descendants(os.getpid()) if _command(pid).startswith(title))

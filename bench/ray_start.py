@@ -21,7 +21,7 @@ from typing import Any
 
 import click
 
-from bench.processes import descendants, is_train_worker
+from bench.processes import train_worker_pids
 from raytrain_xai.config import RunConfig, dump_config, parse_config
 from raytrain_xai.data.prepare import prepare
 from raytrain_xai.data.sources import read_source
@@ -75,7 +75,7 @@ def _train(config: RunConfig, address: str, *, is_killed: bool) -> tuple[float, 
         if is_killed:
             _wait_for_step(config, command, after=0.0, count=2)
             killed = time.time()
-            os.kill(_worker_pids()[-1], signal.SIGKILL)
+            os.kill(train_worker_pids()[-1], signal.SIGKILL)
             restarted = _wait_for_event(config, command, "start", after=killed)
             recovery = _wait_for_step(config, command, after=restarted, count=1) - killed
             click.echo(f"  killed; workers of the next attempt train after {restarted - killed:.1f} s")
@@ -83,10 +83,6 @@ def _train(config: RunConfig, address: str, *, is_killed: bool) -> tuple[float, 
         command.terminate()  # it stops with a checkpoint, and leaves the cluster as it was
         command.wait(timeout=_WAIT_S)
     return first - started, recovery
-
-
-def _worker_pids() -> list[int]:
-    return [pid for pid in descendants(os.getpid()) if is_train_worker(pid)]
 
 
 def _wait_for_step(config: RunConfig, command: subprocess.Popen[bytes], *, after: float, count: int) -> float:

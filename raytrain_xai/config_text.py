@@ -69,6 +69,15 @@ def problems_of(kind: type[Section], raw: Mapping[str, Any]) -> list[str]:
     return []
 
 
+def is_sweep(file: str | Path) -> bool:
+    """Whether a YAML file describes a sweep: it alone has a base.
+
+    Raises:
+        ConfigError: as :func:`read_yaml`.
+    """
+    return "base" in read_yaml(Path(file))
+
+
 def dump_config(config: Section) -> str:
     """YAML text that :func:`read_yaml` reads back to the values of an equal configuration."""
     return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import click
 
 from raytrain_xai.config import dump_config, load_job
-from raytrain_xai.config_text import read_yaml
+from raytrain_xai.config_text import is_sweep
 
 
 @click.group("config")
@@ -20,7 +18,7 @@ def config_group() -> None:
 @click.option("--set", "overrides", multiple=True, metavar="A.B=C", help="Override one value; repeatable.")
 def show_command(config: str, overrides: tuple[str, ...]) -> None:
     """Print CONFIG, of a run or a sweep, as it would run, with every default filled in."""
-    if "base" in read_yaml(Path(config)):
+    if is_sweep(config):
         from raytrain_xai.sweeps.load import load_sweep  # imports torch
 
         click.echo(dump_config(load_sweep(config, overrides)), nl=False)

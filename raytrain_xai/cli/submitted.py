@@ -17,7 +17,7 @@ import click
 from click.core import ParameterSource
 
 from raytrain_xai.config import load_job
-from raytrain_xai.config_text import dump_config, read_yaml
+from raytrain_xai.config_text import dump_config, is_sweep
 from raytrain_xai.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ def train_or_tune(config: str, overrides: Sequence[str]) -> tuple[str, ...]:
     Raises:
         ConfigError: no such file, or no configuration.
     """
-    command = "tune" if "base" in read_yaml(Path(config)) else "train"
+    command = "tune" if is_sweep(config) else "train"
     return (command, config, *(f"--set={override}" for override in overrides))
 
 
@@ -105,10 +105,10 @@ def _config_of(context: click.Context) -> Config | None:
     if path is None:
         return None
     overrides = context.params["overrides"]
-    is_sweep = "base" in read_yaml(Path(path)) and context.command.name == "run"
-    from raytrain_xai.sweeps.load import load_sweep
-
-    config = load_sweep(path, overrides) if is_sweep else load_job(path, overrides)
+    load = load_job
+    if context.command.name == "run" and is_sweep(path):
+        from raytrain_xai.sweeps.load import load_sweep as load  # imports torch
+    config = load(path, overrides)
     from raytrain_xai.runners.submitted_config import resolved  # imports torch
 
     return resolved(config)

@@ -6,13 +6,13 @@ import json
 import os
 import signal
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 from ray.train import ControllerError, WorkerGroupError
 from written import folder, records
 
+from bench.processes import train_worker_pids
 from raytrain_xai.config import RunConfig, parse_config
 from raytrain_xai.errors import DataError, RunError
 from raytrain_xai.runners.cluster import connected
@@ -37,28 +37,6 @@ def weights(config: RunConfig, step: int) -> bytes:
     return (at / "model.safetensors").read_bytes() + (at / "optimizer.safetensors").read_bytes()
 
 
-def train_workers() -> list[int]:
-    """Process ids of the Ray Train workers that this process started."""
-    return [
-        int(process.name)
-        for process in Path("/proc").iterdir()
-        if process.name.isdigit() and is_train_worker(process) and descends_from_here(int(process.name))
-    ]
-
-
-def is_train_worker(process: Path) -> bool:
-    try:
-        return b"RayTrainWorker" in (process / "cmdline").read_bytes()
-    except OSError:
-        return False  # gone by now
-
-
-def descends_from_here(pid: int) -> bool:
-    while pid > 1 and pid != os.getpid():
-        pid = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
-    return pid == os.getpid()
-
-
 class KillOnce:
     """Kills one worker without warning as soon as the driver sees optimiser step ``step``."""
 
@@ -71,7 +49,7 @@ class KillOnce:
         self.seen.append(record)
         if record["kind"] == "step" and record["step"] >= self.step and self.killed_at is None:
             self.killed_at = record["step"]
-            os.kill(train_workers()[-1], signal.SIGKILL)
+            os.kill(train_worker_pids()[-1], signal.SIGKILL)
 
 
 @pytest.mark.usefixtures("cluster")

@@ -20,6 +20,7 @@ import pytest
 import torch
 import yaml
 
+from bench.processes import pids_of
 from raytrain_xai.errors import ConfigError, RunError, SupersededError
 from raytrain_xai.run_folder import claim_attempt
 from raytrain_xai.runners.cluster import connected
@@ -37,6 +38,7 @@ from raytrain_xai.sweeps.table import Sweep
 
 MakeSweep = Callable[..., SweepConfig]
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(240)]
+_TRIAL = b"ray::ImplicitFunc"  # title of the actors of Ray Tune
 
 
 @pytest.fixture(scope="module")
@@ -69,24 +71,6 @@ def make_sweep(birds: Path, tmp_path: Path) -> MakeSweep:
 def table(sweep: Sweep) -> list[Any]:
     """All that a sweep found out; times are not."""
     return [*(replace(row, training_s=0.0, seconds=0.0) for row in sweep.rows), *sweep.points]
-
-
-def trial_processes() -> list[int]:
-    """Process ids of the Tune actors that this process started."""
-    found: list[int] = []
-    for process in Path("/proc").iterdir():
-        try:
-            if process.name.isdigit() and b"ray::ImplicitFunc" in (process / "cmdline").read_bytes():
-                found += [int(process.name)] if descends_from_here(int(process.name)) else []
-        except OSError:
-            continue  # gone by now
-    return found
-
-
-def descends_from_here(pid: int) -> bool:
-    while pid > 1 and pid != os.getpid():
-        pid = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
-    return pid == os.getpid()
 
 
 @contextlib.contextmanager
@@ -134,7 +118,7 @@ class KillOnce:
     def __call__(self, record: dict[str, Any]) -> None:
         self.seen.append(record)
         if record["kind"] == "epoch" and not record["trial"].startswith("baseline") and not self.killed:
-            self.killed = trial_processes()[0]
+            self.killed = pids_of(_TRIAL)[0]
             os.kill(self.killed, signal.SIGKILL)
 
 
